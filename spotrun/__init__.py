@@ -1,0 +1,1 @@
+"""spotrun: PyTorch training on spot capacity as if the capacity were reliable."""

@@ -1,0 +1,1 @@
+"""Data order and randomness that depend on nothing but (seed, epoch, index)."""

@@ -1,0 +1,208 @@
+"""The events of a job: a closed set of small values. A job is the fold of its events; nothing else changes it.
+
+Every event has `at`, an instant in job time. `decode` and `encode` are the journal's form, JSON.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from spotrun.job.message import Exit, Progress
+
+__all__ = [
+    "AttemptEnded",
+    "AttemptExited",
+    "EndReason",
+    "Event",
+    "LaunchRefused",
+    "Launched",
+    "Noticed",
+    "Placed",
+    "Progressed",
+    "RefusalKind",
+    "StopRequested",
+    "Submitted",
+    "Ticked",
+    "Waited",
+    "decode",
+    "encode",
+]
+
+_frozen = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+
+
+class RefusalKind(str, Enum):
+    """Why a launch was refused."""
+
+    CAPACITY = "capacity"
+    QUOTA = "quota"  # only the user can raise it; other pools may still work
+    THROTTLED = "throttled"
+    DENIED = "denied"  # fatal: the job ends
+
+
+class EndReason(str, Enum):
+    """Why an attempt is over, as confirmed by the provider."""
+
+    INTERRUPTED = "interrupted"  # the provider took the machine, or the machine died
+    TERMINATED = "terminated"  # we asked for it
+    EXITED = "exited"  # it shut itself down
+
+
+@_frozen
+class Submitted:
+    """The user handed in a job. `spec` is the validated spec in its JSON form."""
+
+    at: datetime
+    job_id: str
+    spec: dict[str, Any]
+    submitted_by: str = ""
+    kind: Literal["submitted"] = "submitted"
+
+
+@_frozen
+class Placed:
+    """The policy chose an offer: attempt `attempt` is to be launched there, with this token. `offer` is in JSON form."""
+
+    at: datetime
+    attempt: int
+    token: str
+    provider: str
+    region: str
+    zone: str
+    instance_type: str
+    market: Literal["spot", "on_demand"]
+    price_usd_per_hour: Decimal
+    on_demand_usd_per_hour: Decimal
+    reason: str
+    kind: Literal["placed"] = "placed"
+
+
+@_frozen
+class Waited:
+    """The policy chose to wait until `until`, for the reason given in one sentence."""
+
+    at: datetime
+    until: datetime
+    reason: str
+    kind: Literal["waited"] = "waited"
+
+
+@_frozen
+class Launched:
+    """The provider started an instance for the attempt at `launched_at`; it bills from then on."""
+
+    at: datetime
+    attempt: int
+    instance_id: str
+    launched_at: datetime
+    kind: Literal["launched"] = "launched"
+
+
+@_frozen
+class LaunchRefused:
+    """The provider refused to launch the attempt; it never existed and costs nothing."""
+
+    at: datetime
+    attempt: int
+    refusal: RefusalKind
+    answer: str
+    kind: Literal["launch_refused"] = "launch_refused"
+
+
+@_frozen
+class Progressed:
+    """News from the training of the attempt, journaled at changes of phase, new commits, and at its end."""
+
+    at: datetime
+    attempt: int
+    progress: Progress
+    uploading: bool = False
+    kind: Literal["progressed"] = "progressed"
+
+
+@_frozen
+class Noticed:
+    """The provider warned that the attempt's machine may be gone at `deadline`."""
+
+    at: datetime
+    attempt: int
+    deadline: datetime
+    kind: Literal["noticed"] = "noticed"
+
+
+@_frozen
+class AttemptExited:
+    """The agent's last word: the command of the attempt has ended. The machine may still be there."""
+
+    at: datetime
+    attempt: int
+    exit: Exit
+    kind: Literal["attempt_exited"] = "attempt_exited"
+
+
+@_frozen
+class AttemptEnded:
+    """The provider confirmed that the attempt's machine is gone since `ended_at`. What it cost is the ledger's affair.
+    The shell reads the exit record first, so AttemptExited, where there is one, comes before this."""
+
+    at: datetime
+    attempt: int
+    ended_at: datetime
+    reason: EndReason
+    detail: str = ""
+    kind: Literal["attempt_ended"] = "attempt_ended"
+
+
+@_frozen
+class StopRequested:
+    """Somebody asked to stop the job: save, then end."""
+
+    at: datetime
+    by: str
+    kind: Literal["stop_requested"] = "stop_requested"
+
+
+@_frozen
+class Ticked:
+    """Time has passed. `spent_usd` is what the job has cost so far. Journaled only when it changes something."""
+
+    at: datetime
+    spent_usd: Decimal
+    kind: Literal["ticked"] = "ticked"
+
+
+Event: TypeAlias = (
+    Submitted
+    | Placed
+    | Waited
+    | Launched
+    | LaunchRefused
+    | Progressed
+    | Noticed
+    | AttemptExited
+    | AttemptEnded
+    | StopRequested
+    | Ticked
+)
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def encode(event: Event) -> str:
+    """The event as one line of JSON."""
+    return _EVENT.dump_json(event).decode()
+
+
+def decode(text: str) -> Event:
+    """The event in a line of JSON.
+
+    Raises:
+        ValueError: it is not an event (pydantic's ValidationError is one).
+    """
+    return _EVENT.validate_json(text)

@@ -1,0 +1,167 @@
+"""What the parts of a job tell each other, as small JSON documents.
+
+    training  -> agent        progress.json, metrics.jsonl in the attempt's work directory
+    agent     -> training     request.json there, followed by SIGTERM to the training's main process
+    agent     -> controller   heartbeat.json, exit.json, log and metrics chunks in the job's place in the store
+    controller-> agent        control.json there: the lease and what is asked of the attempt
+
+Every instant is in job time (see `spotrun.clock`), every duration in seconds of job time. Documents are replaced as
+whole; a reader that finds a malformed one treats it as absent and keeps the last good one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+__all__ = [
+    "Ask",
+    "Commit",
+    "Control",
+    "Exit",
+    "Heartbeat",
+    "Outcome",
+    "Place",
+    "Progress",
+    "Request",
+    "TrainingPhase",
+    "parse",
+]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_bytes(self) -> bytes:
+        """The document as JSON."""
+        return self.model_dump_json().encode()
+
+
+_D = TypeVar("_D", bound=_Document)
+
+
+def parse(kind: type[_D], data: bytes) -> _D | None:
+    """The document in `data`, or None when it is torn or malformed."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+class TrainingPhase(str, Enum):
+    """What the training process is busy with."""
+
+    STARTING = "starting"  # before attach has claimed the lineage
+    RESTORING = "restoring"  # reading a commit
+    TRAINING = "training"
+    DONE = "done"  # the loop has ended and the last commit is durable
+
+
+class Commit(_Document):
+    """A checkpoint that is committed: visible and durable."""
+
+    step: int
+    at: datetime  # when it became visible
+    captured_at: datetime  # the step boundary whose state it holds: work before this is safe
+    stall_s: float = 0.0  # how long the loop was blocked for it
+    size_bytes: int = 0
+    on_notice: bool = False
+
+
+class Progress(_Document):
+    """What the training process knows of itself; cumulative over this attempt."""
+
+    phase: TrainingPhase
+    at: datetime
+    step: int = 0  # steps finished in the whole run, across attempts
+    total_steps: int | None = None
+    steps_here: int = 0  # steps finished by this attempt
+    loss: float | None = None
+    steps_per_s: float | None = None
+    resumed_from: int | None = None  # step of the commit this attempt started from
+    attached_at: datetime | None = None  # attach began: start-up ends, restoring begins
+    training_at: datetime | None = None  # first batch asked for: restoring ends
+    last_step_at: datetime | None = None  # end of the last finished step
+    checkpoint_stall_s: float = 0.0  # time the loop stood still for checkpoints
+    commits: int = 0
+    last_commit: Commit | None = None
+    guarantee: str = ""  # what a resume of this run restores exactly, in one sentence
+    warnings: tuple[str, ...] = ()
+
+
+class Ask(str, Enum):
+    """What is asked of a training or an attempt."""
+
+    NONE = "none"
+    SAVE = "save"  # a notice came: commit now, then go on
+    STOP = "stop"  # commit, then end
+
+
+class Request(_Document):
+    """From the agent to the training process."""
+
+    ask: Ask
+    deadline: datetime | None = None  # the moment the machine may be gone
+
+
+class Control(_Document):
+    """From the controller to the agent: the attempt may live until `lease_until`, unless asked to stop earlier."""
+
+    attempt: int
+    lease_until: datetime
+    ask: Ask = Ask.NONE
+    reason: str = ""
+
+
+class Outcome(str, Enum):
+    """How the command of an attempt ended, as the agent saw it."""
+
+    COMPLETED = "completed"  # exit code 0
+    FAILED = "failed"  # another exit code, or a signal that nobody of ours sent
+    STOPPED = "stopped"  # ended after being asked to
+    FENCED = "fenced"  # a newer attempt holds the lineage
+    LEASE_EXPIRED = "lease_expired"  # no controller renewed the lease
+    START_FAILED = "start_failed"  # the command could not be started at all
+
+
+class Exit(_Document):
+    """The agent's last word on an attempt."""
+
+    attempt: int
+    outcome: Outcome
+    at: datetime
+    exit_code: int | None = None  # negative: killed by that signal
+    tail: tuple[str, ...] = ()  # last lines of the log
+    progress: Progress | None = None
+
+
+class Heartbeat(_Document):
+    """From the agent, at every beat."""
+
+    attempt: int
+    beat: int
+    at: datetime
+    uploading: bool = False
+    notice_deadline: datetime | None = None
+    progress: Progress | None = None
+
+
+class Place:
+    """Keys of a job's place in the store, below `<uri>/<job>/`. The lineage's own keys are in `spotrun.store`."""
+
+    def __init__(self, attempt: int) -> None:
+        self.prefix = f"attempts/{attempt:06d}"
+        self.heartbeat = f"{self.prefix}/heartbeat.json"
+        self.control = f"{self.prefix}/control.json"
+        self.exit = f"{self.prefix}/exit.json"
+
+    def log(self, chunk: int) -> str:
+        """A piece of the command's output, in order, UTF-8 text."""
+        return f"{self.prefix}/log/{chunk:08d}.txt"
+
+    def metrics(self, chunk: int) -> str:
+        """A piece of the metrics: one JSON object a line, `{"step": n, "at": iso, "loss": x, ...}`."""
+        return f"{self.prefix}/metrics/{chunk:08d}.jsonl"

@@ -1,0 +1,1 @@
+"""spotrun.providers.local"""

@@ -1,0 +1,90 @@
+"""The seam to capacity: five methods that every provider honours in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from spotrun.market.offer import Offer, PriceStep
+
+__all__ = ["EndCause", "Instance", "InstanceState", "LaunchRequest", "Provider"]
+
+
+class InstanceState(str, Enum):
+    """Where an instance is in its life, as the provider tells it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class EndCause(str, Enum):
+    """Who ended an instance, as the provider tells it."""
+
+    INTERRUPTED = "interrupted"  # the provider took it back
+    TERMINATED = "terminated"  # we asked for it
+    EXITED = "exited"  # it shut itself down
+    LOST = "lost"  # the machine died
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchRequest:
+    """What to launch.
+
+    Attributes:
+        token: idempotency token derived from (job, attempt); the same token never gives a second instance.
+        environment: the variables the agent inherits; no secrets.
+        tags: stored with the instance; `spotrun:job`, `spotrun:attempt` and `spotrun:token` are always among them.
+    """
+
+    token: str
+    job_id: str
+    attempt: int
+    offer: Offer
+    environment: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One machine as the provider describes it. Instants are in job time."""
+
+    id: str
+    job_id: str
+    attempt: int
+    token: str
+    pool: str
+    state: InstanceState
+    launched_at: datetime
+    notice_deadline: datetime | None = None
+    ended_at: datetime | None = None
+    end_cause: EndCause | None = None
+
+
+class Provider(Protocol):
+    """Capacity of one kind. Every method may block for seconds and raises only `ProviderError`."""
+
+    def offers(self) -> Sequence[Offer]:
+        """What could be asked for now, with present prices, in no order. An offer is no promise of capacity."""
+
+    def launch(self, request: LaunchRequest) -> Instance:
+        """Starts one instance and returns it. Idempotent by `request.token`: a repeat returns the first one's instance.
+
+        Raises:
+            CapacityRefused: nothing was launched; another offer may work now, this one later.
+            QuotaRefused, Denied: nothing was launched; only the user can mend it.
+            Throttled: nothing is known; ask again later with the same token.
+        """
+
+    def observe(self, job_id: str) -> Sequence[Instance]:
+        """Every instance tagged with the job, ended ones included for as long as the provider remembers them.
+        Eventually consistent: an instance launched a moment ago may be missing."""
+
+    def terminate(self, instance_id: str) -> None:
+        """Asks for the end of an instance; returns before it has ended. Idempotent, silent if the id is unknown."""
+
+    def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
+        """The price steps of the offer's pool that held over [start, end]; the first is not later than `start`."""

@@ -1,0 +1,70 @@
+"""Durations, money and sizes as people write and read them. Inside, they are `timedelta`, `Decimal` USD and bytes."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+
+__all__ = ["format_bytes", "format_duration", "format_percent", "format_usd", "parse_duration"]
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
+_CENT = Decimal("0.01")
+
+
+def parse_duration(text: str) -> timedelta:
+    """The duration written as e.g. `90s`, `6h`, `1h30m`, `2d`, `250ms`.
+
+    Raises:
+        ValueError: the text is no such duration; the message shows how to write one.
+    """
+    compact = text.replace(" ", "").lower()
+    parts = _PART.findall(compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise ValueError(f"{text!r} is not a duration; write it with a unit, like 90s, 30m, 6h, 1h30m or 2d")
+    try:
+        return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than spotrun can count") from None
+
+
+def format_duration(duration: timedelta) -> str:
+    """The duration in at most two units, e.g. `1 h 02 min`, `3 d 4 h`, `12.4 s`."""
+    seconds = duration.total_seconds()
+    if seconds < 0:
+        return "-" + format_duration(-duration)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def format_usd(amount: Decimal) -> str:
+    """Dollars to the cent, e.g. `$1,204.50`; amounts below a cent keep two significant digits, e.g. `$0.0042`."""
+    sign = "-" if amount < 0 else ""
+    size = abs(amount)
+    if size == 0 or size >= _CENT:
+        return f"{sign}${size.quantize(_CENT, ROUND_HALF_EVEN):,}"
+    return f"{sign}${size:.2g}" if size >= Decimal("0.0001") else f"{sign}${size:f}"
+
+
+def format_percent(share: Decimal | float) -> str:
+    """A share of one as percent with one decimal, e.g. `64.2 %`."""
+    return f"{float(share) * 100:.1f} %"
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in decimal units, e.g. `1.3 GB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
