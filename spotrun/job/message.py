@@ -18,6 +18,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 __all__ = [
+    "EXIT_FENCED",
     "Ask",
     "Commit",
     "Control",
@@ -30,6 +31,9 @@ __all__ = [
     "TrainingPhase",
     "parse",
 ]
+
+
+EXIT_FENCED = 77  # the exit code of a training that a newer attempt has fenced
 
 
 class _Document(BaseModel):
