@@ -18,6 +18,7 @@
     │   └── Fenced              a newer attempt has claimed this lineage: stop writing
     ├── JournalError            the journal cannot be read or written
     │   ├── JournalCorrupt      a stored event is unreadable or out of order
+    │   ├── JournalConflict     another writer appended first: load what is new and decide again
     │   └── LeaseLost           another controller holds the journal
     └── IllegalTransition       our own mistake, told with the job's story
 
@@ -36,6 +37,7 @@ __all__ = [
     "Denied",
     "Fenced",
     "IllegalTransition",
+    "JournalConflict",
     "JournalCorrupt",
     "JournalError",
     "LeaseLost",
@@ -167,6 +169,20 @@ class JournalError(SpotrunError):
 
 class JournalCorrupt(JournalError):
     """A stored event is unreadable or out of order."""
+
+
+class JournalConflict(JournalError):
+    """Another writer appended to the job first; nothing was written: load what is new and decide again.
+
+    Attributes:
+        job_id: the job.
+        seq: the number that was already taken.
+    """
+
+    def __init__(self, job_id: str, seq: int) -> None:
+        self.job_id = job_id
+        self.seq = seq
+        super().__init__(f"event {seq} of {job_id} was already written by somebody else; load it and decide again")
 
 
 class LeaseLost(JournalError):

@@ -56,12 +56,13 @@ class EndReason(str, Enum):
 
 @_frozen
 class Submitted:
-    """The user handed in a job. `spec` is the validated spec in its JSON form."""
+    """The user handed in a job from the directory `workdir`. `spec` is the validated spec in its JSON form."""
 
     at: datetime
     job_id: str
     spec: dict[str, Any]
     submitted_by: str = ""
+    workdir: str = ""
     kind: Literal["submitted"] = "submitted"
 
 
