@@ -11,6 +11,7 @@
     ├── StoreError              the store could not do it
     │   ├── StoreMissing        no object under this key
     │   ├── StoreDenied         credentials or permissions
+    │   ├── StoreFull           no space left: the user must make room
     │   └── StoreUnavailable    transient: worth a retry
     ├── CheckpointError         the checkpoint library cannot go on
     │   ├── CheckpointCorrupt   bytes differ from their digest, or a manifest is malformed
@@ -49,6 +50,7 @@ __all__ = [
     "SpotrunError",
     "StoreDenied",
     "StoreError",
+    "StoreFull",
     "StoreMissing",
     "StoreUnavailable",
     "Throttled",
@@ -116,6 +118,10 @@ class StoreDenied(StoreError):
     """The store refused access."""
 
 
+class StoreFull(StoreError):
+    """The store has no space left; what was written before is intact."""
+
+
 class StoreUnavailable(StoreError):
     """The store did not answer in time or asked us to come back: worth a retry."""
 
@@ -151,15 +157,18 @@ class Fenced(CheckpointError):
 
     Attributes:
         attempt: our own attempt number.
-        newer: the attempt that holds the lineage now.
+        newer: the attempt that holds the lineage now; equal to `attempt` if another process took this very number.
+        holder: the writer that holds it, if known.
     """
 
-    def __init__(self, attempt: int, newer: int) -> None:
+    def __init__(self, attempt: int, newer: int, holder: str = "") -> None:
         self.attempt = attempt
         self.newer = newer
+        self.holder = holder
+        who = "another process" if newer == attempt else f"attempt {newer}"
         super().__init__(
-            f"attempt {attempt} is fenced: attempt {newer} has claimed this run. Nothing saved so far is lost; "
-            "this process stops writing, and the newer one goes on from the last commit."
+            f"attempt {attempt} is fenced: {who}{f' ({holder})' if holder else ''} has claimed this run. Nothing saved "
+            "so far is lost; this process stops writing, and the other one goes on from the last commit."
         )
 
 
