@@ -1,0 +1,241 @@
+"""The main thread of the agent: from the inputs to the last word.
+
+It waits on the bell, never longer than to the next moment at which something is due: the end of the lease, the end
+of the grace after a request to stop. It does nothing that can block for long itself; what can is a `Worker`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from spotrun.agent.bell import Bell
+from spotrun.agent.command import Command, arguments
+from spotrun.agent.config import AgentConfig, at_least
+from spotrun.agent.courier import Courier
+from spotrun.agent.ending import Ending, StopCause, classify
+from spotrun.agent.environment import training_environment
+from spotrun.agent.input import fetch_inputs
+from spotrun.agent.lease import Lease
+from spotrun.agent.log import OutputLog
+from spotrun.agent.mailbox import Mailbox
+from spotrun.agent.notice import MetadataService, NoticeBoard, NoticeWatcher
+from spotrun.agent.output import output_files, upload_outputs
+from spotrun.agent.worker import Worker
+from spotrun.clock import Clock
+from spotrun.errors import SpecError, StoreError
+from spotrun.job.message import Ask, Exit, Outcome, Request
+from spotrun.store.blob import BlobStore
+from spotrun.units import format_duration
+
+__all__ = ["Supervisor"]
+
+# A fenced attempt, or one whose controller is gone, must not replace what a newer attempt may be writing.
+_UPLOADS_AFTER = (Outcome.COMPLETED, Outcome.FAILED, Outcome.STOPPED)
+_JOIN_WALL_S = 5.0  # the watcher's longest answer, and some
+
+
+class Supervisor:
+    """One attempt: `run` it once. `notices.signalled` is what the agent's own SIGTERM should call."""
+
+    def __init__(self, config: AgentConfig, *, store: BlobStore, clock: Clock, bell: Bell) -> None:
+        first_until = clock.now() + timedelta(seconds=config.lease_s)
+        self.notices = NoticeBoard(bell=bell, notice_s=config.timing.notice_s)
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._bell = bell
+        self._log = OutputLog()
+        self._lease = Lease(attempt=config.attempt, first_until=first_until, bell=bell)
+        self._mailbox = Mailbox(config.scratch)
+        self._command = Command(instance_id=config.instance_id, log=self._log, bell=bell)
+        self._watcher = NoticeWatcher(
+            MetadataService(config.metadata_url), self.notices, clock=clock, timing=config.timing
+        )
+        self._courier = Courier(
+            config, store=store, clock=clock, log=self._log, lease=self._lease, notices=self.notices
+        )
+        self._background: list[Worker[Any]] = []
+        self._stopping: StopCause | None = None
+
+    def run(self) -> bool:
+        """Runs the attempt from its inputs to its exit record; tells whether that record was written.
+
+        Whatever happens, nothing of the command lives when this returns or raises.
+        """
+        self._config.output_directory.mkdir(parents=True, exist_ok=True)
+        courier = Worker("courier", self._courier.run, self._bell)
+        watcher = Worker("notices", self._watcher.run, self._bell)
+        self._background = [courier, watcher]
+        try:
+            ending = self._upload(self._attempt())
+            self._courier.finish(self._last_word(ending))
+            # The courier keeps to its own bound; the margin is for one write that hangs.
+            if not self._within(self._finish_s() + self._kill_s(), courier.done):
+                return False
+            return courier.result()
+        finally:
+            self._command.kill()
+            self._watcher.stop()
+            watcher.join(_JOIN_WALL_S)
+
+    def _attempt(self) -> Ending:
+        try:
+            argv = arguments(self._config.spec.command)
+            inputs = self._fetch()
+            if inputs is None:
+                return Ending(outcome=classify(None, stop=self._stopping, progress=None))
+            self._log.say(f"attempt {self._config.attempt} starts {argv[0]}")
+            self._command.start(
+                argv,
+                directory=self._config.work_directory,
+                environment=training_environment(self._config, inputs),
+            )
+        except (SpecError, StoreError) as err:
+            self._log.say(f"the command was not started: {err}")
+            return Ending(outcome=Outcome.START_FAILED)
+        self._supervise()
+        self._command.sweep()
+        self._command.drain()
+        exit_code = self._command.exit_code
+        return Ending(
+            outcome=classify(exit_code, stop=self._stopping, progress=self._mailbox.progress()), exit_code=exit_code
+        )
+
+    def _fetch(self) -> dict[str, Path] | None:
+        """The inputs; None if the attempt had to stop before they were there."""
+        fetching = Worker("inputs", self._fetch_inputs, self._bell)
+        self._stopping = self._until(fetching.done, self._stop_cause)
+        return None if self._stopping else fetching.result()
+
+    def _fetch_inputs(self) -> dict[str, Path]:
+        return fetch_inputs(
+            self._config.spec.inputs,
+            work_directory=self._config.work_directory,
+            target=self._config.scratch / "inputs",
+            log=self._log,
+            clock=self._clock,
+        )
+
+    def _supervise(self) -> None:
+        """Returns when the command is over."""
+        self._stopping = self._until(self._command.ended, self._stop_cause)
+        if self._stopping is None:
+            return
+        self._ask_to_stop(self._stopping)
+        if not self._within(self._grace_s(), self._command.ended):
+            self._log.say("the command did not end in time and is killed; work after its last commit is lost")
+            self._command.kill()
+            self._within(self._kill_s(), self._command.ended)
+
+    def _ask_to_stop(self, cause: StopCause) -> None:
+        grace_s = self._grace_s()
+        grace = format_duration(timedelta(seconds=grace_s))
+        if cause is StopCause.LEASE:
+            why = "no controller renewed the lease: this attempt ends itself before it costs more"
+        else:
+            why = f"asked to stop: {self._lease.stop_reason}"
+        self._log.say(f"{why}; the command has {grace} to save and end")
+        self._mailbox.ask(Request(ask=Ask.STOP, deadline=self._clock.now() + timedelta(seconds=grace_s)))
+        # A training that has attached sees the request even where a launcher of its own catches no signal; SIGTERM
+        # would kill the launcher and with it the save. A command without the library has nothing but the signal.
+        if self._command.hears_sigterm() or self._mailbox.progress() is None:
+            self._command.terminate()
+
+    def _pass_on_notice(self) -> None:
+        notice = self.notices.take(self._clock.now())
+        if notice is None:
+            return
+        self._courier.beat_now()
+        if self._stopping is not None:
+            return  # it is saving already
+        self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline))
+        if not notice.first:
+            return  # the same notice, its deadline known better now
+        # The default action of SIGTERM is to end the process: a save is asked for, not an end.
+        if self._command.hears_sigterm():
+            self._command.terminate()
+        self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
+
+    def _upload(self, ending: Ending) -> Ending:
+        """Uploads what the command left, if its end allows that; the ending with what came of it."""
+        if ending.outcome not in _UPLOADS_AFTER or not output_files(self._config.output_directory):
+            return ending
+        abandoned = threading.Event()
+        self._courier.uploading = True
+        self._courier.beat_now()
+        uploading = Worker("outputs", lambda: self._upload_outputs(abandoned), self._bell)
+        cause = self._until(uploading.done, self._lease_cause)
+        self._courier.uploading = False
+        if cause is not None:
+            abandoned.set()
+            self._log.say("the outputs were not uploaded wholly: the lease ran out, no controller renewed it")
+            return replace(ending, outcome=Outcome.LEASE_EXPIRED)
+        try:
+            self._log.say(f"uploaded {uploading.result()} output files")
+        except StoreError as err:
+            self._log.say(str(err))
+            return replace(ending, outcome=_worse(ending.outcome))
+        return ending
+
+    def _upload_outputs(self, abandoned: threading.Event) -> int:
+        return upload_outputs(self._store, self._config.output_directory, clock=self._clock, abandoned=abandoned)
+
+    def _last_word(self, ending: Ending) -> Exit:
+        return Exit(
+            attempt=self._config.attempt,
+            outcome=ending.outcome,
+            at=self._clock.now(),
+            exit_code=ending.exit_code,
+            tail=self._log.tail(),
+            progress=self._mailbox.progress(),
+        )
+
+    def _until(self, done: Callable[[], bool], cause: Callable[[], StopCause | None]) -> StopCause | None:
+        """Waits until `done`; returns early with the cause if there is one to stop. Passes notices on meanwhile."""
+        while not done():
+            for worker in self._background:
+                if worker.done():
+                    worker.result()  # raises what ended it: a mistake of ours, better loud than without heartbeats
+            self._pass_on_notice()
+            why = cause()
+            if why is not None:
+                return why
+            left = self._lease.until - self._clock.now()
+            self._bell.wait(self._clock.wall(left.total_seconds()))
+        return None
+
+    def _within(self, seconds: float, done: Callable[[], bool]) -> bool:
+        """Waits until `done`, at most `seconds` of job time; tells whether it is. Passes notices on meanwhile."""
+        due_s = self._clock.monotonic() + seconds
+        while not done():
+            self._pass_on_notice()
+            left_s = due_s - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            self._bell.wait(self._clock.wall(left_s))
+        return True
+
+    def _stop_cause(self) -> StopCause | None:
+        return StopCause.ASKED if self._lease.stop_reason is not None else self._lease_cause()
+
+    def _lease_cause(self) -> StopCause | None:
+        return StopCause.LEASE if self._clock.now() >= self._lease.until else None
+
+    def _grace_s(self) -> float:
+        return at_least(self._clock, self._config.timing.grace_s, self._config.timing.grace_wall_s)
+
+    def _finish_s(self) -> float:
+        return at_least(self._clock, self._config.timing.finish_s, self._config.timing.finish_wall_s)
+
+    def _kill_s(self) -> float:
+        return at_least(self._clock, 0.0, self._config.timing.kill_wall_s)
+
+
+def _worse(outcome: Outcome) -> Outcome:
+    """What becomes of an outcome when the outputs are not in the store: a run without its outputs has not completed."""
+    return Outcome.FAILED if outcome is Outcome.COMPLETED else outcome
