@@ -1,1 +1,112 @@
-"""spotrun.job"""
+"""A job, purely: what the user asks for, what happens to it, what it is, and what it asks for next.
+
+    spec      what the user wants, validated once at the edge
+    event     what can happen: a closed set of small values, the journal's lines
+    state     what a job is: the fold of its events
+    step      (job, event) -> (job, actions): all of the controller's logic
+    message   what training, agent and controller tell each other
+
+Nothing here reads a clock, an environment or a random number; time enters as `at` of each event. The same code runs in
+the controller, in forecasts, in simulations of months, and in chaos tests.
+"""
+
+from spotrun.job.demand import EXIT_GRACE, STOP_GRACE, control, outstanding
+from spotrun.job.ending import LOSSES_MAX
+from spotrun.job.event import (
+    AttemptEnded,
+    AttemptExited,
+    EndReason,
+    Event,
+    Launched,
+    LaunchRefused,
+    Noticed,
+    Placed,
+    Progressed,
+    RefusalKind,
+    StopRequested,
+    Submitted,
+    Ticked,
+    Waited,
+    decode,
+    encode,
+)
+from spotrun.job.invariant import check_invariants
+from spotrun.job.legality import LEGAL, diagram
+from spotrun.job.limit import NOTICE_GRACE
+from spotrun.job.message import Ask, Commit, Control, Exit, Heartbeat, Outcome, Progress, Request, TrainingPhase
+from spotrun.job.spec import (
+    Checkpoint,
+    GeneratorMarket,
+    JobSpec,
+    Keep,
+    Limits,
+    LocalMarket,
+    OnShortage,
+    Resources,
+    TraceMarket,
+)
+from spotrun.job.state import Action, Attempt, AttemptPhase, Ending, Job, Launch, Phase, Place, Refusal, Terminate
+from spotrun.job.step import fold, is_news, step
+from spotrun.job.story import tell
+from spotrun.job.token import launch_token
+
+__all__ = [
+    "EXIT_GRACE",
+    "LEGAL",
+    "LOSSES_MAX",
+    "NOTICE_GRACE",
+    "STOP_GRACE",
+    "Action",
+    "Ask",
+    "Attempt",
+    "AttemptEnded",
+    "AttemptExited",
+    "AttemptPhase",
+    "Checkpoint",
+    "Commit",
+    "Control",
+    "EndReason",
+    "Ending",
+    "Event",
+    "Exit",
+    "GeneratorMarket",
+    "Heartbeat",
+    "Job",
+    "JobSpec",
+    "Keep",
+    "Launch",
+    "LaunchRefused",
+    "Launched",
+    "Limits",
+    "LocalMarket",
+    "Noticed",
+    "OnShortage",
+    "Outcome",
+    "Phase",
+    "Place",
+    "Placed",
+    "Progress",
+    "Progressed",
+    "Refusal",
+    "RefusalKind",
+    "Request",
+    "Resources",
+    "StopRequested",
+    "Submitted",
+    "Terminate",
+    "Ticked",
+    "TraceMarket",
+    "TrainingPhase",
+    "Waited",
+    "check_invariants",
+    "control",
+    "decode",
+    "diagram",
+    "encode",
+    "fold",
+    "is_news",
+    "launch_token",
+    "outstanding",
+    "step",
+    "tell",
+]

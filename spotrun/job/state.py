@@ -95,6 +95,8 @@ class Attempt:
     stopping_since: datetime | None = None  # we want it to save and end
     stopping_why: str = ""
     stalled: bool = False
+    trained_until: datetime | None = None  # when its training was over: the command ended, or only uploads were left
+    unwanted: bool = False  # its machine came after the job had begun to end: there is nothing in it to save
 
     @property
     def pool(self) -> str:
@@ -105,6 +107,12 @@ class Attempt:
     def is_live(self) -> bool:
         """Whether a machine may exist for it."""
         return self.phase not in (AttemptPhase.ENDED, AttemptPhase.REFUSED)
+
+    def trained(self, now: datetime) -> timedelta:
+        """Time spent training until it was over, or until `now`: what counts towards `max_run`."""
+        if self.training_at is None:
+            return timedelta(0)
+        return max(timedelta(0), (self.trained_until or self.ended_at or now) - self.training_at)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +142,17 @@ class Job:
         """The newest attempt that may have a machine; there is never more than one."""
         newest = self.attempts[-1] if self.attempts else None
         return newest if newest is not None and newest.is_live else None
+
+    @property
+    def deadline(self) -> datetime:
+        """When `max_wait` is over."""
+        limits = self.spec.limits
+        return self.submitted_at + (limits.max_run if limits.max_wait is None else limits.max_wait)
+
+    def trained(self, now: datetime) -> timedelta:
+        """Training time of all attempts together: what counts towards `max_run`."""
+        attempt = self.attempt
+        return self.trained_before + (timedelta(0) if attempt is None else attempt.trained(now))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
