@@ -118,7 +118,8 @@ class LaunchRefused:
 
 @_frozen
 class Progressed:
-    """News from the training of the attempt, journaled at changes of phase, new commits, and at its end."""
+    """News from the training of the attempt. Journaled when `is_news` says so: at changes of phase, at new commits, at
+    its end, and now and then as steps go on, which keeps the stall clock running."""
 
     at: datetime
     attempt: int
@@ -171,7 +172,8 @@ class StopRequested:
 
 @_frozen
 class Ticked:
-    """Time has passed. `spent_usd` is what the job has cost so far. Journaled only when it changes something."""
+    """Time has passed. `spent_usd` is what the job has cost so far. Journaled only when `is_news` says that it changes
+    something. After a pause of the controller, news of the training come first: a tick judges by what is known."""
 
     at: datetime
     spent_usd: Decimal
