@@ -1,0 +1,109 @@
+"""Blobs and manifests as the lineage stores them: verified after writing, and again on every reading.
+
+No transport is trusted with integrity: ranged reads are not checked by S3's clients, and files are checked by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blake3 import blake3
+
+from spotrun.errors import CheckpointCorrupt, StoreMissing
+from spotrun.store.blob import BlobStore
+from spotrun.store.digest import Part, digest_of, size_of, views_of
+from spotrun.store.key import blob_key
+from spotrun.store.log import CommitEntry
+from spotrun.store.manifest import MANIFEST_BYTES_MAX, BlobRef, Manifest, decode_manifest
+
+__all__ = ["read_blob", "read_manifest", "verify", "write_blob"]
+
+_CHUNK_BYTES = 64 << 20  # memory that `verify` takes
+
+
+def write_blob(store: BlobStore, attempt: int, parts: Sequence[Part]) -> BlobRef:
+    """Stores the concatenation of `parts` as a blob of this attempt and checks that it arrived whole.
+
+    Writing the same bytes again is harmless. The parts must not change while this runs.
+
+    Raises:
+        CheckpointCorrupt: what the store holds afterwards is shorter, longer or ends differently.
+        StoreError: the store failed.
+    """
+    size, digest = size_of(parts), digest_of(parts)
+    ref = BlobRef(key=blob_key(attempt, digest), size=size, digest=digest)
+    store.write(ref.key, parts)
+    views = views_of(parts)
+    end = views[-1][-1:].tobytes() if views else b""
+    if store.read(ref.key, max(size - 1, 0), size + 1) != end:
+        raise CheckpointCorrupt(ref.key, f"the store does not hold the {size} bytes that it took")
+    return ref
+
+
+def read_blob(store: BlobStore, ref: BlobRef) -> bytes:
+    """All bytes of a blob.
+
+    Raises:
+        CheckpointCorrupt: it is missing, or its bytes differ from its digest.
+        StoreError: the store failed.
+    """
+    data = _read(store, ref.key, ref.size)
+    if digest_of([data]) != ref.digest:
+        raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
+    return data
+
+
+def read_manifest(store: BlobStore, entry: CommitEntry) -> Manifest:
+    """The manifest of a commit.
+
+    Raises:
+        CheckpointCorrupt: it is missing, differs from its digest, is malformed, or is of another step or attempt.
+        StoreError: the store failed.
+    """
+    if entry.manifest_size > MANIFEST_BYTES_MAX:
+        raise CheckpointCorrupt(entry.manifest, f"{entry.manifest_size} bytes are more than a manifest may have")
+    data = _read(store, entry.manifest, entry.manifest_size)
+    if digest_of([data]) != entry.digest:
+        raise CheckpointCorrupt(entry.manifest, "its bytes differ from the digest in the log")
+    manifest = decode_manifest(entry.manifest, data)
+    if (manifest.step, manifest.attempt) != (entry.step, entry.attempt):
+        raise CheckpointCorrupt(
+            entry.manifest,
+            f"it is of step {manifest.step} of attempt {manifest.attempt}, but the log says step {entry.step} of "
+            f"attempt {entry.attempt}",
+        )
+    return manifest
+
+
+def verify(store: BlobStore, entry: CommitEntry) -> Manifest:
+    """The manifest of a commit, once every byte of every blob has been read and found right.
+
+    Takes bounded memory, whatever the size of the blobs.
+
+    Raises:
+        CheckpointCorrupt: the first thing found damaged or missing.
+        StoreError: the store failed.
+    """
+    manifest = read_manifest(store, entry)
+    for ref in manifest.blobs:
+        digest = blake3(max_threads=blake3.AUTO)
+        for start in range(0, ref.size, _CHUNK_BYTES):
+            end = min(start + _CHUNK_BYTES, ref.size)
+            digest.update(_read(store, ref.key, end - start, start=start, last=end == ref.size))
+        if ref.size == 0:
+            _read(store, ref.key, 0)
+        if digest.hexdigest() != ref.digest:
+            raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
+    return manifest
+
+
+def _read(store: BlobStore, key: str, size: int, *, start: int = 0, last: bool = True) -> bytes:
+    """Exactly `size` bytes from `start` on, after which there must be nothing if this is the `last` of the object."""
+    try:
+        data = store.read(key, start, start + size + last)
+    except StoreMissing:
+        raise CheckpointCorrupt(key, "it is missing") from None
+    if len(data) != size:
+        more = "more" if len(data) > size else f"only {len(data)}"
+        raise CheckpointCorrupt(key, f"it should have {size} bytes from byte {start} on, but has {more}")
+    return data

@@ -1,0 +1,176 @@
+"""Manifests: what one commit consists of, checked before anyone allocates memory for it.
+
+A manifest names blobs, where each tensor lies in them, and everything else of the run's state as JSON. It is the only
+thing a reader believes: names and listings carry no meaning that a manifest lacks. Reading one never executes
+anything and never allocates more than the declared limits; a tensor whose shape, type and byte range disagree, a key
+that spotrun would not have generated, or an unknown field makes the whole manifest refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from spotrun.errors import CheckpointCorrupt
+from spotrun.store.key import ATTEMPT_MAX, BLOB_KEY, STEP_MAX
+
+__all__ = ["DTYPE_SIZES", "MANIFEST_BYTES_MAX", "BlobRef", "Manifest", "TensorRef", "decode_manifest"]
+
+MANIFEST_BYTES_MAX = 256 << 20  # a million tensors and the JSON state of a large data set's order
+_BLOB_BYTES_MAX = 50 * 10**12  # the largest object S3 stores
+_BLOBS_MAX = 100_000
+_TENSORS_MAX = 1_000_000
+_DIMENSIONS_MAX = 64  # torch's own limit
+_DEPTH_MAX = 100  # of nested JSON state; the parser's own limit is 200
+
+DTYPE_SIZES = {
+    "bool": 1, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
+    "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex32": 4, "complex64": 8, "complex128": 16,
+    "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+}  # fmt: skip
+"""Bytes of one element of each type that can be stored, by torch's name of it."""
+
+_STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+_Text = Annotated[str, StringConstraints(max_length=1024)]
+_Natural = Annotated[int, Field(ge=0, le=_BLOB_BYTES_MAX)]
+_Step = Annotated[int, Field(ge=0, le=STEP_MAX)]
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(strict=True, extra="forbid"))
+class BlobRef:
+    """A stored blob: its key, its size in bytes and the BLAKE3 digest of its bytes."""
+
+    key: Annotated[str, StringConstraints(pattern=BLOB_KEY)]
+    size: _Natural
+    digest: _Digest
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(strict=True, extra="forbid"))
+class TensorRef:
+    """Where a tensor lies: bytes [start, end) of the manifest's blob number `blob`, little-endian, row-major."""
+
+    blob: Annotated[int, Field(ge=0, lt=_BLOBS_MAX)]
+    dtype: str
+    shape: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)]
+    start: _Natural
+    end: _Natural
+
+    def fault(self, blobs: tuple[BlobRef, ...]) -> str | None:
+        """Why this range cannot hold such a tensor, or None."""
+        if self.dtype not in DTYPE_SIZES:
+            return f"{self.dtype!r} is no type that can be stored"
+        if self.blob >= len(blobs):
+            return f"blob {self.blob} is not among the {len(blobs)} listed"
+        if not self.start <= self.end <= blobs[self.blob].size:
+            return f"bytes {self.start}-{self.end} are outside of a blob of {blobs[self.blob].size}"
+        if math.prod(self.shape) * DTYPE_SIZES[self.dtype] != self.end - self.start:
+            return f"{self.dtype}{list(self.shape)} does not take {self.end - self.start} bytes"
+        return None
+
+
+class Manifest(BaseModel):
+    """One checkpoint of one run, complete. Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(**_STRICT, ser_json_inf_nan="constants")
+
+    format: Literal[1] = 1
+    job: _Text
+    attempt: Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
+    writer: _Text
+    step: _Step
+    captured_at: AwareDatetime  # the step boundary whose state this is, in job time
+    blobs: Annotated[tuple[BlobRef, ...], Field(max_length=_BLOBS_MAX)] = ()
+    tensors: Annotated[dict[_Text, TensorRef], Field(max_length=_TENSORS_MAX)] = {}
+    state: Any = None  # JSON value: dict, list, str, int, float, bool, None and nothing that is merely like one
+    fingerprint: Annotated[dict[_Text, _Text], Field(max_length=1000)] = {}
+    on_notice: bool = False
+    resumed_from: _Step | None = None  # the step this attempt started from
+    spotrun_version: _Text = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blobs together, shared ones included."""
+        return sum(blob.size for blob in self.blobs)
+
+    def to_bytes(self) -> bytes:
+        """The manifest as JSON, UTF-8. NaN and infinities are written as Python's json writes them."""
+        return self.model_dump_json().encode()
+
+    @field_validator("state")
+    @classmethod
+    def _is_json(cls, state: Any, info: ValidationInfo) -> Any:
+        if info.mode != "json" and (fault := _not_json(state)):
+            raise ValueError(fault)
+        return state
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Manifest:
+        for number, blob in enumerate(self.blobs):
+            if not blob.key.endswith(blob.digest):
+                raise ValueError(f"blob {number} is named {blob.key}, but its digest is {blob.digest}")
+        for name, tensor in self.tensors.items():
+            if fault := tensor.fault(self.blobs):
+                raise ValueError(f"tensor {name!r}: {fault}")
+        return self
+
+
+def decode_manifest(key: str, data: bytes) -> Manifest:
+    """The manifest in `data`, found under `key`.
+
+    Raises:
+        CheckpointCorrupt: it is too large, no JSON, or not a manifest that adds up.
+    """
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise CheckpointCorrupt(key, f"{len(data)} bytes are more than a manifest may have ({MANIFEST_BYTES_MAX})")
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise CheckpointCorrupt(key, f"{where}: {first['msg']}") from None
+
+
+def _not_json(value: Any) -> str | None:
+    """Why `value` would not come back from JSON as the same value, or None."""
+    todo: list[tuple[str, Any, int]] = [("state", value, 0)]
+    while todo:
+        path, item, depth = todo.pop()
+        kind = type(item)
+        if depth > _DEPTH_MAX:
+            return f"{path[:200]} is nested deeper than {_DEPTH_MAX}"
+        if kind is dict:
+            for key, member in item.items():
+                if type(key) is not str:
+                    return f"{path}[{key!r}] has a key that is {type(key).__name__}, not str"
+                todo.append((path, key, depth))
+                todo.append((f"{path}.{key}", member, depth + 1))
+        elif kind is list:
+            todo.extend((path, member, depth + 1) for member in item)
+        elif kind is str:
+            if not _is_utf8(item):
+                return f"{path} holds text that is not Unicode"
+        elif kind not in {int, float, bool, type(None)}:
+            return f"{path} is {kind.__name__}, which JSON would give back as something else"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
