@@ -49,6 +49,7 @@ class Command:
         self._bell = bell
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: Worker[None] | None = None
+        self.signalled = False  # whether we sent SIGTERM
 
     def start(self, argv: list[str], *, directory: Path, environment: Mapping[str, str]) -> None:
         """Starts the process.
@@ -100,6 +101,7 @@ class Command:
     def terminate(self) -> None:
         """Sends SIGTERM to the main process and to nobody else: loader workers must live for the save to finish."""
         if self._process is not None:
+            self.signalled = True
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:

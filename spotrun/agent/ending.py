@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,11 +26,17 @@ class Ending:
     exit_code: int | None = None
 
 
-def classify(exit_code: int | None, *, stop: StopCause | None, progress: Progress | None) -> Outcome:
-    """The outcome of a command that ran.
+def classify(
+    exit_code: int | None, *, stop: StopCause | None, progress: Progress | None, signalled: bool = False
+) -> Outcome:
+    """The outcome of a command.
 
-    Exit code 0 after being asked to stop means completed only if the training itself says so: it may have reached
-    its end while the request was on its way.
+    Args:
+        exit_code: negative for a signal; None if it never ran or cannot be killed.
+        stop: why it was asked to stop, if it was. Exit code 0 then means completed only if the training itself says
+            so: it may have reached its end while the request was on its way.
+        progress: what the training told last.
+        signalled: whether the agent sent it SIGTERM. Death by a signal of ours is no failure of the user's.
     """
     if exit_code == EXIT_FENCED:
         return Outcome.FENCED
@@ -42,4 +49,7 @@ def classify(exit_code: int | None, *, stop: StopCause | None, progress: Progres
         case StopCause.LEASE:
             return Outcome.LEASE_EXPIRED
         case None:
-            return Outcome.FAILED
+            return Outcome.STOPPED if signalled and exit_code in _BY_SIGTERM else Outcome.FAILED
+
+
+_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)  # seen directly, and through a shell

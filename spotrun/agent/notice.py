@@ -61,7 +61,9 @@ class NoticeBoard:
 
     def take(self, now: datetime) -> Notice | None:
         """The notice that was not taken before, if there is one. Main thread only."""
-        signalled, self._signalled = self._signalled, False
+        signalled = self._signalled
+        if signalled:  # only then: a signal that comes between these lines must not be forgotten
+            self._signalled = False
         with self._lock:
             known = self._deadline is not None and now < self._deadline
             if self._published is not None and self._published != self._taken:

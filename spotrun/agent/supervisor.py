@@ -102,9 +102,13 @@ class Supervisor:
         self._command.sweep()
         self._command.drain()
         exit_code = self._command.exit_code
-        return Ending(
-            outcome=classify(exit_code, stop=self._stopping, progress=self._mailbox.progress()), exit_code=exit_code
+        outcome = classify(
+            exit_code,
+            stop=self._stopping,
+            progress=self._mailbox.progress(),
+            signalled=self._command.signalled,
         )
+        return Ending(outcome=outcome, exit_code=exit_code)
 
     def _fetch(self) -> dict[str, Path] | None:
         """The inputs; None if the attempt had to stop before they were there."""
