@@ -1,0 +1,101 @@
+"""From a job's spec to the provider it names."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from spotrun.clock import ScaledClock, SystemClock
+from spotrun.errors import SpecError
+from spotrun.job.spec import GeneratorMarket, JobSpec, Resources, TraceMarket
+from spotrun.market.generator import GeneratorConfig
+from spotrun.market.price_table import instance_type, instance_types_with
+from spotrun.market.simulated import TraceConfig, open_market
+from spotrun.providers.local.provider import LocalProvider, LocalSettings
+from spotrun.providers.local.state import check_job_id
+from spotrun.providers.provider import Provider
+
+__all__ = ["DEFAULT_INSTANCE_TYPE", "connect"]
+
+DEFAULT_INSTANCE_TYPE = "g5.xlarge"  # the cheapest GPU of the table that trains in bfloat16
+
+
+def connect(
+    spec: JobSpec,
+    *,
+    job_id: str,
+    submitted_at: datetime,
+    home: Path,
+    clock: SystemClock | ScaledClock,
+    workdir: Path | None = None,
+) -> Provider:
+    """The provider of a job.
+
+    Args:
+        spec: the job's spec.
+        job_id: names the folder of its machines.
+        submitted_at: job time of the submission: a simulated market begins here.
+        home: where spotrun keeps its state.
+        clock: the job's clock.
+        workdir: the directory of the submission, to which relative paths of the spec refer; default: the present one.
+
+    Raises:
+        SpecError: the spec asks for what the provider cannot give, or names files it cannot read.
+        ProviderError: the provider cannot work with this id.
+    """
+    check_job_id(job_id)
+    if spec.resources.nodes != 1:
+        raise SpecError(
+            f"resources.nodes: the local provider gives one machine to an attempt, not {spec.resources.nodes}"
+        )
+    types = _instance_types(spec.resources)
+    market = open_market(
+        _market_config(spec.local.market, workdir or Path()),
+        start=submitted_at,
+        regions=spec.resources.regions,
+        instance_types=types,
+    )
+    settings = LocalSettings(
+        instance_types=types,
+        notice=spec.local.notice,
+        launch_delay=spec.local.launch_delay,
+        aws=_needs_aws(spec),
+    )
+    return LocalProvider(market, home=home, clock=clock, settings=settings)
+
+
+def _market_config(market: GeneratorMarket | TraceMarket, workdir: Path) -> GeneratorConfig | TraceConfig:
+    if isinstance(market, GeneratorMarket):
+        return GeneratorConfig(
+            seed=market.seed,
+            zones=market.zones,
+            mean_up=market.mean_up,
+            mean_down=market.mean_down,
+            without_notice=market.without_notice,
+        )
+    return TraceConfig(
+        availability={zone: workdir / Path(file).expanduser() for zone, file in market.availability.items()},
+        prices=None if market.prices is None else workdir / Path(market.prices).expanduser(),
+        seed=market.seed,
+        without_notice=market.without_notice,
+    )
+
+
+def _instance_types(resources: Resources) -> tuple[str, ...]:
+    """The types asked for; all pools of a local zone come and go together, so an accelerator means the cheapest type."""
+    if resources.accelerator is None:
+        names = dict.fromkeys(instance_type(name).name for name in resources.instance_types)
+        return tuple(names) or (DEFAULT_INSTANCE_TYPE,)
+    fitting = tuple(known.name for known in instance_types_with(resources.accelerator))
+    unfit = [name for name in resources.instance_types if instance_type(name).name not in fitting]
+    if unfit:
+        raise SpecError(
+            f"resources.instance_types: {', '.join(unfit)} does not have {resources.accelerator}; "
+            f"these have: {', '.join(fitting)}"
+        )
+    return tuple(dict.fromkeys(resources.instance_types)) or fitting[:1]
+
+
+def _needs_aws(spec: JobSpec) -> bool:
+    uris = [*spec.inputs.values(), *([spec.checkpoint.uri] if spec.checkpoint else [])]
+    return any(uri.startswith(("s3:", "s3a:")) for uri in uris)
