@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 
-__all__ = ["format_bytes", "format_duration", "format_percent", "format_usd", "parse_duration"]
+__all__ = ["format_bytes", "format_duration", "format_percent", "format_usd", "parse_duration", "write_duration"]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
@@ -27,6 +27,20 @@ def parse_duration(text: str) -> timedelta:
         return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
     except OverflowError:
         raise ValueError(f"{text!r} is longer than spotrun can count") from None
+
+
+def write_duration(duration: timedelta) -> str:
+    """The duration as `parse_duration` reads it, exact to the microsecond, e.g. `1h30m`, `24h`, `3d`, `0s`."""
+    if duration < timedelta(0):
+        return "-" + write_duration(-duration)
+    days = duration.days if duration.days > 1 else 0  # people write 24h and 36h, and 3d
+    text = f"{days}d" if days else ""
+    hours, rest = divmod(duration.seconds + (duration.days - days) * 86400, 3600)
+    minutes, seconds = divmod(rest, 60)
+    text += (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+    if duration.microseconds:
+        return text + f"{seconds}.{duration.microseconds:06d}".rstrip("0") + "s"
+    return text + (f"{seconds}s" if seconds or not text else "")
 
 
 def format_duration(duration: timedelta) -> str:

@@ -34,7 +34,9 @@ from spotrun.job.invariant import check_invariants
 from spotrun.job.legality import LEGAL, diagram
 from spotrun.job.limit import NOTICE_GRACE
 from spotrun.job.message import Ask, Commit, Control, Exit, Heartbeat, Outcome, Progress, Request, TrainingPhase
+from spotrun.job.schema import json_schema, load_spec
 from spotrun.job.spec import (
+    MAX_RUN_WITHOUT_CHECKPOINT,
     Checkpoint,
     GeneratorMarket,
     JobSpec,
@@ -54,6 +56,7 @@ __all__ = [
     "EXIT_GRACE",
     "LEGAL",
     "LOSSES_MAX",
+    "MAX_RUN_WITHOUT_CHECKPOINT",
     "NOTICE_GRACE",
     "STOP_GRACE",
     "Action",
@@ -105,7 +108,9 @@ __all__ = [
     "encode",
     "fold",
     "is_news",
+    "json_schema",
     "launch_token",
+    "load_spec",
     "outstanding",
     "step",
     "tell",
