@@ -128,8 +128,8 @@ class Courier:
                 written = step() and written
             except StoreError as err:
                 failure = failure or err
-        self._tell_outage(failure)
-        return written and failure is None
+        said = self._tell_outage(failure)
+        return written and failure is None and not said  # what was said is news for the log
 
     def _do_finish(self, last_word: Exit) -> bool:
         timing = self._config.timing
@@ -180,11 +180,15 @@ class Courier:
     def _shipping(self, stream: Stream) -> Callable[[], bool]:
         return lambda: stream.ship(self._store)
 
-    def _tell_outage(self, failure: StoreError | None) -> None:
+    def _tell_outage(self, failure: StoreError | None) -> bool:
+        """Says when an outage begins and ends; tells whether it said something."""
         if failure is not None and self._failing_since is None:
             self._failing_since = self._clock.now()
             self._log.say(f"the store does not take our writes, the training goes on: {failure}")
-        elif failure is None and self._failing_since is not None:
+            return True
+        if failure is None and self._failing_since is not None:
             away = self._clock.now() - self._failing_since
             self._failing_since = None
-            self._log.say(f"the store is back after {format_duration(away)}; nothing of the log was lost by it")
+            self._log.say(f"the store is back after {format_duration(away)}; what was held back follows")
+            return True
+        return False
