@@ -8,10 +8,11 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
 
 from spotrun.job.message import Exit, Progress
 
@@ -34,7 +35,13 @@ __all__ = [
     "encode",
 ]
 
-_frozen = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _frozen(cls: type[_T]) -> type[_T]:
+    made = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))(cls)
+    return cast("type[_T]", made)
 
 
 class RefusalKind(str, Enum):
