@@ -77,7 +77,8 @@ def launched(job: Job, event: Launched) -> Job:
     )
     if job.ending is not None:
         attempt = replace(attempt, unwanted=True, stopping_since=job.at, stopping_why=job.ending.cause)
-    return moved(_with(job, attempt), Phase.STARTING)
+    job = replace(_with(job, attempt), refusals=_refusals_elsewhere(job, attempt))
+    return moved(job, Phase.STARTING)
 
 
 def launch_refused(job: Job, event: LaunchRefused) -> Job:
@@ -87,9 +88,10 @@ def launch_refused(job: Job, event: LaunchRefused) -> Job:
         return job
     if attempt.phase is not AttemptPhase.LAUNCHING:
         raise IllegalTransition(f"attempt {attempt.number} of job {job.id} was refused and yet has run", job.story)
-    refusal = Refusal(pool=attempt.pool, at=event.at, kind=event.refusal, answer=event.answer)
+    repeats = sum(old.repeats for old in job.refusals if old.pool == attempt.pool) + 1
+    refusal = Refusal(pool=attempt.pool, at=event.at, kind=event.refusal, answer=event.answer, repeats=repeats)
     job = _with(job, replace(attempt, phase=AttemptPhase.REFUSED))
-    job = replace(job, refusals=(*(old for old in job.refusals if old.pool != refusal.pool), refusal))
+    job = replace(job, refusals=(*_refusals_elsewhere(job, attempt), refusal))
     if job.ending is not None:
         return ended(job, job.ending.phase, job.ending.cause)
     if event.refusal is RefusalKind.DENIED:
@@ -165,6 +167,10 @@ def _advanced(job: Job, attempt: Attempt, progress: Progress, at: datetime, *, u
 
 def _place(progress: Progress) -> tuple[object, ...]:
     return progress.phase, progress.step, progress.commits, progress.last_commit
+
+
+def _refusals_elsewhere(job: Job, attempt: Attempt) -> tuple[Refusal, ...]:
+    return tuple(refusal for refusal in job.refusals if refusal.pool != attempt.pool)
 
 
 def _named(job: Job, event: Launched | LaunchRefused | Progressed | Noticed | AttemptExited | AttemptEnded) -> Attempt:

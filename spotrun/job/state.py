@@ -64,6 +64,7 @@ class Refusal:
     at: datetime
     kind: RefusalKind
     answer: str
+    repeats: int = 1  # refusals of this pool in a row, this one included
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +126,7 @@ class Job:
     phase: Phase
     at: datetime  # the latest event's
     attempts: tuple[Attempt, ...] = ()
-    refusals: tuple[Refusal, ...] = ()  # the latest of each pool
+    refusals: tuple[Refusal, ...] = ()  # the latest of each pool that has launched nothing since
     failures: int = 0  # the user's own, against max_restarts
     interruptions: int = 0
     wait_until: datetime | None = None

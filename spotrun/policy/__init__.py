@@ -1,1 +1,35 @@
-"""spotrun.policy"""
+"""Policies: pure functions that decide where to run, when to save, and which commits to keep.
+
+    placement   wait, or launch which offer; on-demand only when asked for and only when the deadline needs it
+    cadence     how often to save: a fixed interval, or Young and Daly's from measured costs; and what a notice asks for
+    retention   which commits to keep
+
+They read no clock: `now` is an argument, so the same policy runs in the controller, in a forecast and in a simulation.
+"""
+
+from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly, notice_save_due
+from spotrun.policy.cooldown import Cooldown, Hold
+from spotrun.policy.placement import Deadline, Decision, Greedy, LaunchOffer, Placement, Wait, placement
+from spotrun.policy.retention import KeepLast
+from spotrun.policy.situation import Interruption, Situation, expected_changeover, situation
+
+__all__ = [
+    "Cadence",
+    "Cooldown",
+    "Deadline",
+    "Decision",
+    "FixedInterval",
+    "Greedy",
+    "Hold",
+    "Interruption",
+    "KeepLast",
+    "LaunchOffer",
+    "Placement",
+    "Situation",
+    "Wait",
+    "YoungDaly",
+    "expected_changeover",
+    "notice_save_due",
+    "placement",
+    "situation",
+]
