@@ -1,0 +1,19 @@
+"""Where a job keeps what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spotrun.job import JobSpec
+
+__all__ = ["checkpoint_uri", "place_uri"]
+
+
+def checkpoint_uri(spec: JobSpec, home: Path) -> str:
+    """The root below which each job has its place: the spec's, or `runs` in the user's home for spotrun."""
+    return (home.absolute() / "runs").as_uri() if spec.checkpoint is None else spec.checkpoint.uri
+
+
+def place_uri(spec: JobSpec, job_id: str, home: Path) -> str:
+    """The job's place: its lineage and its attempts are below it."""
+    return f"{checkpoint_uri(spec, home).rstrip('/')}/{job_id}"

@@ -1,0 +1,150 @@
+"""Carries out the actions of one job. One action, one try; what came of it is an event, or nothing yet.
+
+Before anything is asked of a provider the lease is looked up in the journal, so that a controller that stood still and
+was replaced does nothing. The launch token covers the instant in between: the same launch asked for twice is one machine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from spotrun.controller.bill import offer_of
+from spotrun.controller.lease import Lease
+from spotrun.controller.mailbox import Mailbox
+from spotrun.controller.outside import JobClock, Placement
+from spotrun.controller.sighting import launched
+from spotrun.controller.timing import Timing, at_least
+from spotrun.errors import CapacityRefused, Denied, QuotaRefused
+from spotrun.job import (
+    Action,
+    Attempt,
+    Control,
+    Event,
+    GeneratorMarket,
+    Job,
+    Launch,
+    LaunchRefused,
+    Place,
+    RefusalKind,
+    Terminate,
+)
+from spotrun.job import control as wanted_control
+from spotrun.providers.provider import LaunchRequest, Provider
+
+__all__ = ["Executor", "Stage"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Where the attempts of one job run, and what they inherit beside the spec."""
+
+    provider: Provider
+    mailbox: Mailbox
+    clock: JobClock
+    uri: str  # the root below which the job has its place
+    workdir: str  # where the command runs
+
+
+class Executor:
+    """Carries out actions on a stage, under a lease."""
+
+    def __init__(self, stage: Stage, *, lease: Lease, place: Placement, timing: Timing) -> None:
+        self._stage = stage
+        self._lease = lease
+        self._place = place
+        self._life = at_least(stage.clock, timing.attempt_lease_s, timing.attempt_lease_wall_s)
+        self._told: Control | None = None
+
+    def carry_out(self, action: Action, job: Job, at: datetime) -> Event | None:
+        """Does it once. None: asked for, and the answer will be seen later.
+
+        Raises:
+            ProviderError: nothing is known; the action stays outstanding and is safe to repeat.
+            StoreError: the attempt could not be given its lease; it was not launched.
+            LeaseLost: nothing was done.
+        """
+        match action:
+            case Place():
+                return self._place(job, self._stage.provider.offers(), at)
+            case Launch():
+                return self._launch(job, at)
+            case Terminate():
+                self.terminate(action.instance_id)
+                return None
+
+    def terminate(self, instance_id: str) -> None:
+        """Asks for the end of a machine.
+
+        Raises:
+            ProviderError, LeaseLost: as above.
+        """
+        self._lease.check()
+        self._stage.provider.terminate(instance_id)
+
+    def renew(self, job: Job, at: datetime) -> None:
+        """Tells the attempt that it may go on, or that it should stop: at a change at once, otherwise at a third of
+        the lease's life.
+
+        Raises:
+            StoreError: it could not be told.
+        """
+        control = wanted_control(job, lease_until=at + self._life)
+        told = self._told
+        if control is None:
+            return
+        if told is not None and _content(told) == _content(control) and at < told.lease_until - self._life * 2 / 3:
+            return
+        self._stage.mailbox.tell(control)
+        self._told = control
+
+    def _launch(self, job: Job, at: datetime) -> Event:
+        attempt = job.attempt
+        assert attempt is not None, "a launch is asked for by a live attempt"
+        self.renew(job, at)  # before the machine exists, so that there is never one without a lease
+        self._lease.check()
+        try:
+            instance = self._stage.provider.launch(self._request(job, attempt))
+        except CapacityRefused as refusal:
+            return _refused(attempt, RefusalKind.CAPACITY, refusal.answer, at)
+        except QuotaRefused as refusal:
+            return _refused(attempt, RefusalKind.QUOTA, str(refusal), at)
+        except Denied as refusal:
+            return _refused(attempt, RefusalKind.DENIED, str(refusal), at)
+        return launched(instance, at)
+
+    def _request(self, job: Job, attempt: Attempt) -> LaunchRequest:
+        tags = {"spotrun:job": job.id, "spotrun:attempt": str(attempt.number), "spotrun:token": attempt.token}
+        return LaunchRequest(
+            token=attempt.token,
+            job_id=job.id,
+            attempt=attempt.number,
+            offer=offer_of(attempt),
+            environment=self._environment(job, attempt),
+            tags={**job.spec.tags, **tags},
+        )
+
+    def _environment(self, job: Job, attempt: Attempt) -> dict[str, str]:
+        """What the agent inherits. Made of the journal alone, so that a repeated launch is the same request."""
+        environment = {
+            "SPOTRUN_JOB_ID": job.id,
+            "SPOTRUN_ATTEMPT": str(attempt.number),
+            "SPOTRUN_CHECKPOINT_URI": self._stage.uri,
+            "SPOTRUN_SPEC": json.dumps(job.spec.to_json()),
+            "SPOTRUN_CLOCK": self._stage.clock.to_text(),
+            "SPOTRUN_WORKDIR": self._stage.workdir,
+            "SPOTRUN_LEASE_S": f"{self._life.total_seconds():g}",
+        }
+        market = job.spec.local.market
+        if job.spec.provider == "local" and isinstance(market, GeneratorMarket) and attempt.market == "spot":
+            environment["SPOTRUN_MTBI_S"] = f"{market.mean_up.total_seconds():g}"
+        return environment
+
+
+def _refused(attempt: Attempt, kind: RefusalKind, answer: str, at: datetime) -> LaunchRefused:
+    return LaunchRefused(at=at, attempt=attempt.number, refusal=kind, answer=answer)
+
+
+def _content(control: Control) -> tuple[object, ...]:
+    return control.attempt, control.ask, control.reason

@@ -1,0 +1,83 @@
+"""Handing in a job: everything that would fail on the first machine is tried here, before anything is journaled."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+from spotrun.controller.address import checkpoint_uri
+from spotrun.controller.journal import Journal
+from spotrun.controller.outside import Outside
+from spotrun.errors import SpecError, StoreError
+from spotrun.job import JobSpec
+from spotrun.store.blob import BlobStore
+
+__all__ = ["submit"]
+
+PROBE_KEY = "spotrun-write-probe"  # beside the jobs' places; removed at once
+
+
+def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, submitted_by: str = "") -> str:
+    """Journals a new job and returns its id. A controller takes it up from there.
+
+    Args:
+        journal: where to.
+        spec: the job.
+        workdir: the directory in which its command is to run; the spec's relative paths start there.
+        outside: for the store and the provider that the job will use.
+        submitted_by: who, for the record.
+
+    Raises:
+        SpecError: the script is missing, the store cannot be written, or the provider cannot give what is asked for.
+            Nothing was submitted.
+    """
+    workdir = workdir.absolute()
+    spec = _anchored(spec, workdir)
+    _check_script(spec, workdir)
+    at = outside.wall.now()
+    _check_provider(spec, at, workdir, outside)
+    _check_store(checkpoint_uri(spec, outside.home), outside)
+    return journal.submit(spec, at=at, chance=outside.chance, workdir=str(workdir), submitted_by=submitted_by)
+
+
+def _anchored(spec: JobSpec, workdir: Path) -> JobSpec:
+    """The spec with a relative place for checkpoints made absolute: attempts run elsewhere."""
+    if spec.checkpoint is None or "://" in spec.checkpoint.uri:
+        return spec
+    uri = (workdir / Path(spec.checkpoint.uri).expanduser()).as_uri()
+    return spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"uri": uri})})
+
+
+def _check_script(spec: JobSpec, workdir: Path) -> None:
+    """A command like `python train.py` needs its script; others are known only when they run."""
+    words = shlex.split(spec.command) if isinstance(spec.command, str) else list(spec.command)
+    if not workdir.is_dir():
+        raise SpecError(f"{workdir} is no directory; the command of {spec.name} could not run there")
+    if len(words) < 2 or not Path(words[0]).name.startswith("python"):
+        return
+    script = next((word for word in words[1:] if not word.startswith("-")), None)
+    if any(word in {"-m", "-c"} for word in words[1 : words.index(script) if script else None]):
+        return
+    if script is not None and script.endswith(".py") and not (workdir / script).is_file():
+        raise SpecError(
+            f"command: {script} does not exist in {workdir}. Nothing was submitted; run from the script's directory"
+        )
+
+
+def _check_provider(spec: JobSpec, at: datetime, workdir: Path, outside: Outside) -> None:
+    """The provider is opened as the controller will do it: what it refuses, no machine could mend."""
+    clock = outside.job_clock(spec, at)
+    outside.connect(spec, job_id=f"{spec.name}-probe", submitted_at=at, clock=clock, workdir=workdir)
+
+
+def _check_store(uri: str, outside: Outside) -> None:
+    """A real write and delete: permissions cannot be known otherwise."""
+    try:
+        store: BlobStore = outside.open_store(uri)
+        store.write(PROBE_KEY, [b"written by spotrun to see whether it may\n"])
+        store.delete(PROBE_KEY)
+    except StoreError as error:
+        raise SpecError(
+            f"checkpoint.uri: {uri} cannot be written: {error}. Nothing was submitted; a training there could not save its work"
+        ) from error
