@@ -15,7 +15,7 @@ from spotrun.job.state import Job
 from spotrun.market.offer import MarketKind, PriceStep
 from spotrun.units import format_duration, format_percent, format_usd
 
-__all__ = ["Metric", "MoneyLine", "PriceCurve", "PriceSource", "Report", "make_report", "money_lines"]
+__all__ = ["Metric", "MoneyLine", "PriceCurve", "PriceSource", "Report", "make_report", "money_lines", "total_shown"]
 
 
 class Metric(NamedTuple):
@@ -161,6 +161,11 @@ def money_lines(ledger: Ledger) -> tuple[MoneyLine, ...]:
         MoneyLine(key=key, label=label, usd=usd, shown=f"${amount:,}", share=usd / total if total > 0 else Decimal(0))
         for (key, label, usd), amount in zip(parts, shown, strict=True)
     )
+
+
+def total_shown(ledger: Ledger) -> str:
+    """The total as `money_lines` adds up to it."""
+    return f"${ledger.total_usd.quantize(_shown_quantum(ledger.total_usd), ROUND_HALF_EVEN):,}"
 
 
 def _shown_quantum(total: Decimal) -> Decimal:

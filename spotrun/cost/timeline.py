@@ -123,7 +123,10 @@ def draw_timeline(report: Report) -> Timeline:
         price_end=price_top + PRICE,
         bar=BAR,
         times=tuple(Tick(place.at(at), label) for at, label in time_ticks(ledger.submitted_at, ledger.until, 11)),
-        prices=tuple(Tick(y.at(value), f"${value:.4g}") for value in nice_ticks(0.0, highest * 1.12, 4)),
+        prices=tuple(
+            Tick(y.at(value), f"${value:.2f}" if highest > 0.1 else f"${value:.3g}")
+            for value in nice_ticks(0.0, highest * 1.12, 4)
+        ),
         lanes=tuple(_lane(place, index, zone, ledger.rows) for index, zone in enumerate(zones)),
         gaps=tuple(_gaps(place, report)),
         lines=tuple(_lines(place, report, zones)),
@@ -207,7 +210,9 @@ def _gaps(place: _Place, report: Report) -> Iterable[Gap]:
         start, end = place.at(wait.start), place.at(wait.end)
         took = format_duration(wait.end - wait.start)
         title = f"No machine for {took}" + (f": {wait.reason}" if wait.reason else "")
-        yield Gap(start, round(end - start, 2), f"waiting {took}" if end - start > 100 else "", title)
+        room = end - start
+        label = f"waiting {took}" if room > 96 else took if room > 54 else ""
+        yield Gap(start, round(room, 2), label, title)
 
 
 def _lines(place: _Place, report: Report, zones: Sequence[tuple[str, str]]) -> Iterable[PriceLine]:
