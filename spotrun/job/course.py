@@ -28,8 +28,7 @@ __all__ = ["exited", "gone", "launch_refused", "launched", "noticed", "placed", 
 
 def placed(job: Job, event: Placed) -> Job:
     """The policy chose: a new attempt, whose launch is to be asked for."""
-    newest = job.attempts[-1] if job.attempts else None
-    if newest is not None and (newest.number, newest.token) == (event.attempt, event.token):
+    if 1 <= event.attempt <= len(job.attempts) and job.attempts[event.attempt - 1].token == event.token:
         return job
     if job.attempt is not None:
         raise IllegalTransition(

@@ -81,7 +81,7 @@ def _failure(attempt: Attempt) -> str | None:
         how = f"was killed by {killer}" if killer else f"ended with exit code {attempt.exit.exit_code}"
         return f"the command {how}{_last_words(attempt.exit)}"
     if attempt.exit is None and attempt.training_at is None:
-        return f"the machine ended before the training began and left no word: {_loss(attempt)}"
+        return f"{_loss(attempt)} before the training began"
     return None
 
 
@@ -110,9 +110,9 @@ def _losses(job: Job) -> int:
 
 def _loss(attempt: Attempt) -> str:
     if attempt.exit is not None:
-        return f"attempt {attempt.number} ended as {attempt.exit.outcome.value.replace('_', ' ')}"
-    reason = "" if attempt.end_reason is None else attempt.end_reason.value
-    return f"attempt {attempt.number} on {attempt.pool} was {reason} without an exit record"
+        return f"attempt {attempt.number} ended: {attempt.exit.outcome.value.replace('_', ' ')}"
+    how = "shut itself down" if attempt.end_reason is EndReason.EXITED else "was terminated"
+    return f"the machine of attempt {attempt.number}, {attempt.instance_id} on {attempt.pool}, {how} without a word"
 
 
 def _signal(exit: Exit) -> str | None:  # noqa: A002  the domain's word
