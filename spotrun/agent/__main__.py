@@ -10,9 +10,12 @@ from spotrun.agent.bell import Bell
 from spotrun.agent.config import read_environment
 from spotrun.agent.supervisor import Supervisor
 from spotrun.errors import SpecError, StoreError
-from spotrun.store import open_store
+from spotrun.store import BlobStore, Patience, RetryingStore, open_store
 
 __all__ = ["main"]
+
+# Enough for a request that was shed. More would hold up the next look at the lease; the next beat tries again anyway.
+_PATIENCE = Patience(total_s=1.0, first_s=0.1, longest_s=0.5)
 
 
 def main() -> int:
@@ -23,7 +26,7 @@ def main() -> int:
         sys.stderr.write("".join(f"spotrun agent: {problem}\n" for problem in err.problems))
         return 2
     try:
-        store = open_store(config.place_uri)
+        store = _impatient(open_store(config.place_uri))
     except (SpecError, StoreError) as err:
         sys.stderr.write(f"spotrun agent: {config.checkpoint_uri} cannot be used as a store: {err}\n")
         return 2
@@ -31,6 +34,10 @@ def main() -> int:
     supervisor = Supervisor(config, store=store, clock=config.clock(), bell=bell)
     bell.listen(supervisor.notices.signalled)
     return 0 if supervisor.run() else 1
+
+
+def _impatient(store: BlobStore) -> BlobStore:
+    return RetryingStore(store.inner, patience=_PATIENCE) if isinstance(store, RetryingStore) else store
 
 
 if __name__ == "__main__":

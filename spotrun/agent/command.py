@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from spotrun.agent.bell import Bell
 from spotrun.agent.leftover import kill_leftovers
 from spotrun.agent.log import OutputLog
@@ -86,17 +88,9 @@ class Command:
         return self._process.returncode if self._process else None
 
     def hears_sigterm(self) -> bool:
-        """Whether the process has a handler for SIGTERM. False where the system does not tell (not Linux)."""
-        if self._process is None:
-            return False
-        try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return False
-        for line in status.splitlines():
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-        return False
+        """Whether SIGTERM is a message to the main process, not its end: it has a handler, and it is no launcher.
+        False where the system does not tell (not Linux)."""
+        return self._process is not None and _catches_sigterm(self._process.pid) and not _launches(self._process.pid)
 
     def terminate(self) -> None:
         """Sends SIGTERM to the main process and to nobody else: loader workers must live for the save to finish."""
@@ -128,3 +122,26 @@ class Command:
         with self._process.stdout as pipe:
             while data := os.read(pipe.fileno(), _READ_BYTES):
                 self._log.feed(data)
+
+
+def _catches_sigterm(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    for line in status.splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
+
+
+def _launches(pid: int) -> bool:
+    """Whether the process has started the ranks of a training: torchrun and its kind set LOCAL_RANK for them. They take
+    SIGTERM as the order to end them all, 30 s later by force."""
+    try:
+        process = psutil.Process(pid)
+        return "LOCAL_RANK" not in process.environ() and any(
+            "LOCAL_RANK" in child.environ() for child in process.children()
+        )
+    except psutil.Error:
+        return False  # it or a child is ending just now

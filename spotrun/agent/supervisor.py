@@ -144,10 +144,12 @@ class Supervisor:
         else:
             why = f"asked to stop: {self._lease.stop_reason}"
         self._log.say(f"{why}; the command has {grace} to save and end")
+        # A training that has attached sees the request; SIGTERM to a shell or launcher around it would only cut its
+        # save short. A command without the library has nothing but the signal. Looked at before the request is
+        # written: afterwards the process may be on its way out, its handler gone.
+        signals = self._command.hears_sigterm() or self._mailbox.progress() is None
         self._mailbox.ask(Request(ask=Ask.STOP, deadline=self._clock.now() + timedelta(seconds=grace_s)))
-        # A training that has attached sees the request even where a launcher of its own catches no signal; SIGTERM
-        # would kill the launcher and with it the save. A command without the library has nothing but the signal.
-        if self._command.hears_sigterm() or self._mailbox.progress() is None:
+        if signals:
             self._command.terminate()
 
     def _pass_on_notice(self) -> None:
@@ -157,11 +159,11 @@ class Supervisor:
         self._courier.beat_now()
         if self._stopping is not None:
             return  # it is saving already
+        # A save is asked for, not an end, which SIGTERM would be without a handler, and to a launcher of ranks. A
+        # deadline that became exact is no new notice: the training finds it in the request.
+        signals = notice.first and self._command.hears_sigterm()
         self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline))
-        if not notice.first:
-            return  # the same notice, its deadline known better now
-        # The default action of SIGTERM is to end the process: a save is asked for, not an end.
-        if self._command.hears_sigterm():
+        if signals:
             self._command.terminate()
         self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
 

@@ -23,7 +23,7 @@ from spotrun.clock import ScaledClock
 from spotrun.errors import StoreMissing
 from spotrun.job.message import Ask, Control, Exit, Heartbeat, Outcome, Place, parse
 from spotrun.job.spec import JobSpec
-from spotrun.store.file import FileStore
+from spotrun.store import FileStore
 
 SCALE = 100.0
 PATIENCE_S = 30.0
@@ -49,7 +49,10 @@ while True:
     time.sleep(0.01)
 '''
 files = [str(scratch / "child-heard"), str(scratch / "child-ready")]
-child = subprocess.Popen([sys.executable, "-c", CHILD, *files], start_new_session="daemon" in behaviour)
+rank = {"LOCAL_RANK": "0"} if "launcher" in behaviour else {}
+child = subprocess.Popen(
+    [sys.executable, "-c", CHILD, *files], start_new_session="daemon" in behaviour, env={**os.environ, **rank}
+)
 while not (scratch / "child-ready").exists():
     time.sleep(0.01)
 if "deaf" in behaviour:
@@ -57,7 +60,6 @@ if "deaf" in behaviour:
 if "stubborn" in behaviour:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 asked, last = [], None
-(scratch / "ready").touch()
 while not (scratch / "finish").exists():
     request = scratch / "request.json"
     if request.exists() and request.read_text() != last:
@@ -65,7 +67,8 @@ while not (scratch / "finish").exists():
         asked.append(json.loads(last))
     (scratch / "told.new").write_text(json.dumps({"heard": heard, "asked": asked}))
     (scratch / "told.new").replace(scratch / "told")
-    if asked and asked[-1]["ask"] == "stop" and "stubborn" not in behaviour:
+    (scratch / "ready").touch()
+    if asked and asked[-1]["ask"] == "stop" and heard:
         print("saved and stopped", flush=True)
         break
     time.sleep(0.005)
@@ -73,11 +76,14 @@ while not (scratch / "finish").exists():
 
 # The agent with a store that fails and shorter floors, for what the environment cannot say.
 VARIANT = """
-import dataclasses, os, sys
+import dataclasses, os, sys, time
+from pathlib import Path
 from spotrun.agent import Supervisor, Timing, read_environment
 from spotrun.agent.bell import Bell
-from spotrun.errors import StoreUnavailable
-from spotrun.store.file import FileStore
+from spotrun.errors import StoreDenied, StoreUnavailable
+from spotrun.store import FileStore
+
+work = Path(os.environ["SPOTRUN_WORKDIR"])
 
 class FailingStore(FileStore):
     failures = int(sys.argv[1])
@@ -86,6 +92,11 @@ class FailingStore(FileStore):
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("the network is away")
+        if key.startswith("output/"):
+            if (work / "refuse").exists():
+                raise StoreDenied("not allowed to write there")
+            while (work / "hold").exists():
+                time.sleep(0.01)
         super().write(key, parts)
 
 config = dataclasses.replace(read_environment(os.environ), timing=Timing(grace_wall_s=0.5))
@@ -211,13 +222,14 @@ class Machine:
 
 
 class Metadata(ThreadingHTTPServer):
-    """IMDSv2 on loopback; announces `deadline` once it is set."""
+    """IMDSv2 on loopback; announces `deadline` once it is set. Also a web server that never answers."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), MetadataHandler)
         self.deadline: datetime | None = None
+        self.closing = threading.Event()
         self._thread = threading.Thread(target=lambda: self.serve_forever(poll_interval=0.01))
         self._thread.start()
 
@@ -226,6 +238,7 @@ class Metadata(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def close(self) -> None:
+        self.closing.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -242,7 +255,9 @@ class MetadataHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         deadline = self.server.deadline
-        if self.headers["X-aws-ec2-metadata-token"] != "token":
+        if self.path == "/never":
+            self.server.closing.wait(PATIENCE_S)
+        elif self.headers["X-aws-ec2-metadata-token"] != "token":
             self.answer(401, b"")
         elif deadline is None or self.path != "/latest/meta-data/spot/instance-action":
             self.answer(404, b"")
@@ -342,9 +357,10 @@ def test_a_notice_reaches_the_training_once_and_only_its_main_process(machine: M
     assert machine.end().outcome is Outcome.COMPLETED
 
 
-def test_a_training_that_does_not_catch_sigterm_survives_a_notice(machine: Machine) -> None:
-    """It is asked through the file alone: the default action of the signal would end it."""
-    machine.train("deaf")
+@pytest.mark.parametrize("behaviour", ["deaf", "launcher"])
+def test_a_main_process_to_which_sigterm_is_the_end_survives_a_notice(machine: Machine, behaviour: str) -> None:
+    """Without a handler, or as torchrun would be: the training is asked through the file alone."""
+    machine.train(behaviour)
     machine.metadata.deadline = machine.clock.now() + timedelta(seconds=120)
     wait_for(lambda: machine.told()["asked"], "the training to see the request")
     machine.finish()
@@ -450,6 +466,51 @@ def test_a_flood_of_output_neither_stops_the_training_nor_fills_memory(machine: 
     dropped = sum(int(line.split()[2]) for line in log.splitlines() if line.startswith("[spotrun] dropped"))
     printed = sum(len(line) + 1 for line in log.splitlines() if not line.startswith("[spotrun]"))
     assert printed + dropped == pytest.approx(100 * 1_000_000 + len("the end\n"), abs=1000)  # newlines before notes
+
+
+OUTPUT = ("python", "-c", "import os; open(os.environ['SPOTRUN_OUTPUT_DIR'] + '/model', 'w').write('weights')")
+
+
+def test_heartbeats_go_on_while_outputs_are_uploaded(machine: Machine) -> None:
+    """And say what is going on: an upload may take longer than a stall is allowed to."""
+    hold = machine.root / "hold"
+    hold.touch()
+    machine.start(OUTPUT, variant=0)
+    first = wait_for(
+        lambda: (beat := machine.heartbeat()) and beat.uploading and beat, "a heartbeat that says uploading"
+    )
+    wait_for(lambda: machine.heartbeat().beat > first.beat + 2, "more heartbeats")
+    hold.unlink()
+    assert machine.end().outcome is Outcome.COMPLETED
+    assert not machine.heartbeat().uploading
+    assert machine.store.read("output/model") == b"weights"
+
+
+def test_a_run_whose_outputs_cannot_be_stored_has_failed(machine: Machine) -> None:
+    """It must not look complete: the results would be gone with the machine."""
+    (machine.root / "refuse").touch()
+    machine.start(OUTPUT, variant=0)
+    told = machine.end()
+    assert (told.outcome, told.exit_code) == (Outcome.FAILED, 0)
+    assert "output model could not be uploaded: not allowed to write there" in told.tail[-1]
+
+
+def test_an_upload_that_hangs_does_not_outlive_the_lease(machine: Machine) -> None:
+    """Nothing keeps a machine that no controller knows of, not even a store that never answers."""
+    (machine.root / "hold").touch()
+    machine.start(OUTPUT, variant=0, lease_s=200.0)
+    told = machine.end()
+    assert (told.outcome, told.exit_code) == (Outcome.LEASE_EXPIRED, 0)
+
+
+def test_a_stop_does_not_wait_for_a_download(machine: Machine) -> None:
+    """The command has not begun, so there is nothing to save."""
+    machine.start("python training.py", inputs={"data": f"{machine.metadata.url}/never"})
+    wait_for(machine.heartbeat, "a heartbeat")
+    machine.control(ask=Ask.STOP)
+    told = machine.end()
+    assert (told.outcome, told.exit_code) == (Outcome.STOPPED, None)
+    assert not (machine.scratch / "ready").exists()
 
 
 def test_an_environment_it_cannot_work_with_is_refused(tmp_path: Path) -> None:
