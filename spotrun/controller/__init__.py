@@ -10,12 +10,14 @@
     submit       handing in a job
     ask          what anybody may do: read a job, ask for its end
     follow       the read side for faces
+    account      a job's ledger and report
 
 Two rules carry it. An event is durable before anything follows from it. And every action is safe to repeat: a launch by
 its token, an end by its nature. So a controller killed anywhere loses and doubles nothing. `docs/controller.md` tells
 more.
 """
 
+from spotrun.controller.account import Accountant
 from spotrun.controller.address import checkpoint_uri, place_uri
 from spotrun.controller.ask import read_job, request_stop
 from spotrun.controller.controller import Controller
@@ -27,6 +29,7 @@ from spotrun.controller.submit import submit
 from spotrun.controller.timing import Timing
 
 __all__ = [
+    "Accountant",
     "Controller",
     "Follower",
     "Journal",

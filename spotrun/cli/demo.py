@@ -1,0 +1,72 @@
+"""`spotrun demo`: the main job on a stormy market, its report, and the proof that nothing was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spotrun.cli.home import Home
+
+__all__ = ["demo"]
+
+_JOB = Path("training_scripts/demo.yaml")
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where the demo keeps everything it writes.")] = Path(".demo"),
+    data: Annotated[str | None, typer.Option(help="Text to train on: a file, folder or URL.")] = None,
+) -> None:
+    """Train a small GPT through interruptions on a simulated spot market, report the savings, prove the result."""
+    from rich.console import Console
+    from rich.rule import Rule
+
+    from spotrun.cli.launch import conclude, follow, submit_job
+    from spotrun.cli.prove import prove_job
+    from spotrun.controller import Accountant, Follower, Journal, real_outside
+    from spotrun.cost import render_html, to_json
+    from spotrun.errors import SpecError
+    from spotrun.job import load_spec
+    from spotrun.store import open_store
+
+    if not _JOB.exists():
+        raise SpecError(f"{_JOB} is not here: run the demo in a clone of spotrun's repository")
+    console = Console()
+    home = Home(directory.absolute())
+    spec = load_spec(_JOB)
+    if data is not None:
+        words = [*str(spec.command).split(), "--data", data]
+        spec = spec.model_copy(update={"command": tuple(words)})
+    market = spec.local.market
+    console.print(Rule("[bold]1/3  a job on a stormy spot market", align="left"))
+    console.print(
+        f"{spec.local.time_scale:g} times as fast as life: 1 s here is {spec.local.time_scale / 60:g} min for the job. "
+        f"Simulated zones and prices, {market!r}.",
+        highlight=False,
+        markup=False,
+    )
+    outside, journal = real_outside(home.path), Journal(home.journal)
+    job_id = submit_job(journal, spec, outside=outside, console=console)
+    console.print()
+    conclude(follow(home, journal, job_id, outside=outside, console=console))
+    console.print(Rule("[bold]2/3  the report", align="left"))
+    metrics = Follower(journal, home.path, open_store=open_store).metrics(job_id)
+    told = Accountant(journal, job_id, outside=outside).report(metrics)
+    for name, content in (("report.html", render_html(told)), ("report.json", to_json(told))):
+        (home.path / name).write_text(content, encoding="utf-8")
+        console.print(f"written: {directory / name}", highlight=False)
+    console.print(Rule("[bold]3/3  the proof: the same training without interruptions", align="left"))
+    same = prove_job(home, journal, job_id, console=console)
+    console.print(Rule("what to try next", align="left"))
+    for line in (
+        f"open {directory / 'report.html'} in a browser",
+        f".venv/bin/spotrun --home {directory} events        everything that happened, from the journal",
+        f".venv/bin/spotrun --home {directory} logs          what the training printed, across attempts",
+        f".venv/bin/spotrun --home {directory} checkpoints verify   every stored byte against its digest",
+        ".venv/bin/python training_scripts/gpt.py      the same script without a job; press Ctrl-C, start it again",
+        "put the two lines of the README into your own training loop, then `spotrun run train.py`",
+    ):
+        console.print(f"  {line}", highlight=False, markup=False)
+    if not same:
+        raise typer.Exit(1)

@@ -1,0 +1,142 @@
+"""The live view of a job: a panel that stays, and a line for each thing that happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from spotrun.job import AttemptPhase, Heartbeat, Job, Phase
+from spotrun.job.message import Progress
+from spotrun.units import format_duration, format_usd
+
+__all__ = ["Money", "panel", "phase_text"]
+
+_COLOURS = {
+    Phase.PENDING: "yellow",
+    Phase.INTERRUPTED: "yellow",
+    Phase.STARTING: "cyan",
+    Phase.TRAINING: "green",
+    Phase.UPLOADING: "green",
+    Phase.COMPLETED: "bold green",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What was paid so far, and what on-demand would have cost for the same useful work."""
+
+    paid: Decimal
+    on_demand: Decimal
+
+
+def phase_text(job: Job) -> Text:
+    """The job's phase in its colour, with what it is heading for if that is known."""
+    text = Text(job.phase.value, style=_COLOURS.get(job.phase, "bold red"))
+    if job.ending is not None and not job.phase.is_end:
+        text.append(f" → {job.ending.phase.value}", style="red")
+    return text
+
+
+def panel(
+    job: Job,
+    beat: Heartbeat | None,
+    *,
+    now: datetime,
+    money: Money | None,
+    scale: float,
+    trouble: Exception | None = None,
+) -> RenderableType:
+    """The panel for one moment.
+
+    Args:
+        job: the job as its journal tells it.
+        beat: the live attempt's latest heartbeat, if any.
+        now: job time.
+        money: None while nothing is known.
+        scale: seconds of job time in one second here.
+        trouble: what stands in the way just now.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", justify="right")
+    grid.add_column()
+    for label, value in _rows(job, beat, now=now, money=money):
+        grid.add_row(label, value)
+    if trouble is not None:
+        grid.add_row("trouble", Text(str(trouble), style="red"))
+    title = Text.assemble(f" {job.id} ", "· ", phase_text(job), " ")
+    pace = f" time runs {scale:g} times as fast " if scale != 1 else None
+    return Panel(grid, title=title, title_align="left", subtitle=pace, subtitle_align="right", border_style="dim")
+
+
+def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | None) -> list[tuple[str, RenderableType]]:
+    news = _news(job, beat)
+    attempt = job.attempt
+    rows: list[tuple[str, RenderableType]] = []
+    if attempt is not None:
+        market = "spot" if attempt.market == "spot" else "on-demand"
+        price = f"{format_usd(attempt.price_usd_per_hour)}/h"
+        where = f"attempt {attempt.number} in {attempt.zone}, {attempt.instance_type} {market} at {price}"
+        doing = f" ({attempt.phase.value})" if attempt.phase is not AttemptPhase.TRAINING else ""
+        rows.append(("where", Text(where + doing)))
+    elif job.wait_reason and not job.phase.is_end:
+        rows.append(("waiting", Text(job.wait_reason, style="yellow")))
+    if beat is not None and beat.notice_deadline is not None and attempt is not None:
+        left = format_duration(max(beat.notice_deadline - now, now - now))
+        rows.append(("notice", Text(f"this machine goes in {left}", style="bold yellow")))
+    if news is not None:
+        rows.append(("step", _steps(news)))
+        rows.append(("last commit", Text(_commit(news, now))))
+    rows.append(("time", Text(_time(job, now))))
+    if money is not None:
+        rows.append(("money", Text(f"{format_usd(money.paid)} paid, on-demand {format_usd(money.on_demand)} so far")))
+    return rows
+
+
+def _news(job: Job, beat: Heartbeat | None) -> Progress | None:
+    if beat is not None and beat.progress is not None:
+        return beat.progress
+    for attempt in reversed(job.attempts):
+        if attempt.progress is not None:
+            return attempt.progress
+    return None
+
+
+def _steps(news: Progress) -> RenderableType:
+    total = f" of {news.total_steps}" if news.total_steps else ""
+    words = [f"{news.step}{total}"]
+    if news.loss is not None:
+        words.append(f"loss {news.loss:.4f}")
+    if news.steps_per_s is not None:
+        words.append(f"{_rate(news.steps_per_s)}")
+    text = Text("  ".join(words))
+    if not news.total_steps:
+        return text
+    bar = ProgressBar(total=news.total_steps, completed=news.step, width=30)
+    line = Table.grid(padding=(0, 2))
+    line.add_row(bar, text)
+    return Group(line)
+
+
+def _rate(steps_per_s: float) -> str:
+    return f"{steps_per_s:.2f} steps/s" if steps_per_s >= 0.1 else f"{steps_per_s * 60:.1f} steps/min"
+
+
+def _commit(news: Progress, now: datetime) -> str:
+    if news.last_commit is None:
+        return "none by this attempt" + ("" if news.resumed_from is None else f"; it began at step {news.resumed_from}")
+    age = format_duration(max(now - news.last_commit.at, now - now))
+    return f"step {news.last_commit.step}, {age} ago"
+
+
+def _time(job: Job, now: datetime) -> str:
+    end = job.ended_at or now
+    max_wait = job.spec.limits.max_wait or job.spec.limits.max_run
+    left = max(max_wait - (end - job.submitted_at), end - end)
+    return f"{format_duration(end - job.submitted_at)} since submission, {format_duration(left)} of wait budget left"

@@ -1,0 +1,78 @@
+"""Assembles the verbs, and turns every error that a user can mend into one clear message."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spotrun.cli import (
+    checkpoints,
+    controller,
+    demo,
+    events,
+    launch,
+    logs,
+    prove,
+    ps,
+    report,
+    schema,
+    status,
+    stop,
+)
+from spotrun.cli import (
+    run as run_verb,
+)
+from spotrun.cli.home import Home
+from spotrun.errors import SpotrunError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="spotrun",
+    help="PyTorch training on spot capacity as if the capacity were reliable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def main(
+    ctx: typer.Context,
+    home: Annotated[
+        Path, typer.Option(envvar="SPOTRUN_HOME", help="Where jobs are remembered.", show_default="~/.spotrun")
+    ] = Path("~/.spotrun"),
+) -> None:
+    """PyTorch training on spot capacity as if the capacity were reliable."""
+    ctx.obj = Home(home.expanduser().absolute())
+
+
+app.command("run", context_settings={"allow_interspersed_args": False})(run_verb.run)
+app.command("launch")(launch.launch)
+app.command("ps")(ps.ps)
+app.command("status")(status.status)
+app.command("logs")(logs.logs)
+app.command("events")(events.events)
+app.command("stop")(stop.stop)
+app.command("report")(report.report)
+app.add_typer(checkpoints.app, name="checkpoints")
+app.command("prove")(prove.prove)
+app.command("schema")(schema.schema)
+app.command("controller")(controller.controller)
+app.command("demo")(demo.demo)
+
+
+def run() -> None:
+    """The entry point: runs the app, shows our own errors as text and exits with 2 for them."""
+    try:
+        app()
+    except SpotrunError as error:
+        typer.secho(f"spotrun: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left, e.g. `spotrun logs | head`
+        sys.exit(0)

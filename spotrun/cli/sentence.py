@@ -1,0 +1,110 @@
+"""One sentence for each event, the way `spotrun events` and the live view tell them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from typing_extensions import assert_never
+
+from spotrun.job import (
+    AttemptEnded,
+    AttemptExited,
+    Event,
+    Job,
+    Launched,
+    LaunchRefused,
+    Noticed,
+    Phase,
+    Placed,
+    Progressed,
+    StopRequested,
+    Submitted,
+    Ticked,
+    TrainingPhase,
+    Waited,
+)
+from spotrun.job.message import Progress
+from spotrun.units import format_duration, format_usd
+
+__all__ = ["tell"]
+
+
+def tell(event: Event, before: Job | None, after: Job) -> str:
+    """What `event` means, in one sentence; empty if it is no news.
+
+    Args:
+        before: the job without the event, None for the first.
+        after: the job with it.
+    """
+    sentence = _sentence(event, before)
+    if after.phase.is_end and (before is None or not before.phase.is_end):
+        ended = f"{after.phase.value}" + (
+            f": {after.cause}" if after.cause and after.phase is not Phase.COMPLETED else ""
+        )
+        return f"{sentence}; {ended}" if sentence else ended
+    return sentence
+
+
+def _sentence(event: Event, before: Job | None) -> str:
+    match event:
+        case Submitted():
+            return f"submitted {event.job_id}"
+        case Placed():
+            market = "spot" if event.market == "spot" else "on-demand"
+            price = f"{format_usd(event.price_usd_per_hour)}/h"
+            return f"attempt {event.attempt}: asking for {event.instance_type} {market} in {event.zone} at {price}: {event.reason}"
+        case Waited():
+            return event.reason
+        case Launched():
+            return f"attempt {event.attempt}: machine {event.instance_id} is up"
+        case LaunchRefused():
+            return f"attempt {event.attempt}: refused ({event.refusal.value}): {event.answer}"
+        case Progressed():
+            return _progress(event, before)
+        case Noticed():
+            left = max(event.deadline - event.at, timedelta(0))
+            return f"attempt {event.attempt}: notice: the machine goes in {format_duration(left)}; saving"
+        case AttemptExited():
+            code = "" if event.exit.exit_code is None else f" (exit code {event.exit.exit_code})"
+            return f"attempt {event.attempt}: the command ended: {event.exit.outcome.value.replace('_', ' ')}{code}"
+        case AttemptEnded():
+            return _ended(event, before)
+        case StopRequested():
+            return f"stop asked for by {event.by}: saving, then ending"
+        case Ticked():
+            return ""
+        case _:
+            assert_never(event)
+
+
+def _progress(event: Progressed, before: Job | None) -> str:
+    news = event.progress
+    known = before.attempt.progress if before is not None and before.attempt is not None else None
+    saved = news.last_commit is not None and (known is None or known.commits != news.commits)
+    parts = []
+    if news.phase is TrainingPhase.TRAINING and (known is None or known.phase is not TrainingPhase.TRAINING):
+        origin = "from the start" if news.resumed_from is None else f"resumed from step {news.resumed_from}"
+        parts.append(f"training, {origin}")
+    if event.uploading:
+        parts.append("uploading outputs")
+    if saved and news.last_commit is not None and _is_news(news, known):
+        parts.append(f"committed step {news.last_commit.step}" + (" on notice" if news.last_commit.on_notice else ""))
+    return f"attempt {event.attempt}: {', '.join(parts)}" if parts else ""
+
+
+def _is_news(news: Progress, known: Progress | None) -> bool:
+    # A commit at every interval is routine; told are the first of an attempt and those made because of a notice.
+    assert news.last_commit is not None
+    return news.last_commit.on_notice or known is None or known.commits == 0
+
+
+def _ended(event: AttemptEnded, before: Job | None) -> str:
+    attempt = before.attempt if before is not None else None
+    after = ""
+    if attempt is not None and attempt.number == event.attempt and attempt.launched_at is not None:
+        after = f" after {format_duration(event.ended_at - attempt.launched_at)}"
+    if event.reason.value != "interrupted":
+        return f"attempt {event.attempt}: the machine is gone ({event.reason.value}){after}"
+    warned = "with notice" if attempt is not None and attempt.notice_deadline is not None else "without notice"
+    place = f" in {attempt.zone}" if attempt is not None else ""
+    return f"attempt {event.attempt}: interrupted {warned}{place}{after}"

@@ -1,0 +1,134 @@
+"""A job's accounts: its journal priced by its provider, for reports and for the live view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from spotrun.clock import Clock
+from spotrun.controller.bill import offer_of
+from spotrun.controller.follow import MetricRow
+from spotrun.controller.journal import Journal
+from spotrun.controller.outside import Outside
+from spotrun.cost import Ledger, build_ledger
+from spotrun.cost.report import PriceCurve, PriceSource, Report, make_report
+from spotrun.errors import SpecError
+from spotrun.job import Attempt, Event, GeneratorMarket, Job, JobSpec, Submitted, TraceMarket, step
+from spotrun.market import MarketKind, PriceStep, price_table
+
+__all__ = ["Accountant"]
+
+
+class Accountant:
+    """Prices one job. Keeps what it has read of the journal, so that asking often is cheap.
+
+    Raises:
+        SpecError: there is no such job, or its provider's files cannot be read.
+        JournalError: the journal cannot be read.
+    """
+
+    def __init__(self, journal: Journal, job_id: str, *, outside: Outside) -> None:
+        self._journal = journal
+        self._job_id = job_id
+        self._events: list[Event] = []
+        self._job: Job | None = None
+        job = self.job()
+        submitted = self._events[0]
+        assert isinstance(submitted, Submitted), "the core lets no other event come first"
+        self.clock: Clock = outside.job_clock(job.spec, job.submitted_at)
+        self._provider = outside.connect(
+            job.spec,
+            job_id=job_id,
+            submitted_at=job.submitted_at,
+            clock=outside.job_clock(job.spec, job.submitted_at),
+            workdir=Path(submitted.workdir),
+        )
+
+    def job(self) -> Job:
+        """The job as its journal tells it now."""
+        for recorded in self._journal.events(self._job_id, after=len(self._events)):
+            self._job, _ = step(self._job, recorded.event)
+            self._events.append(recorded.event)
+        if self._job is None:
+            raise SpecError(f"there is no job {self._job_id!r} in {self._journal.where}")
+        return self._job
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The journal as read so far."""
+        return tuple(self._events)
+
+    def ledger(self) -> Ledger:
+        """The job's ledger up to now, or up to its end.
+
+        Raises:
+            ProviderError: prices cannot be had now.
+        """
+        job = self.job()
+        until = job.ended_at or max(job.at, self.clock.now())
+        attempts = {attempt.number: attempt for attempt in job.attempts}
+        return build_ledger(
+            self._events,
+            lambda number: self._steps(attempts[number], until),
+            lambda number: _on_demand(attempts[number]),
+            until=until,
+        )
+
+    def report(self, metrics: Iterable[MetricRow] = ()) -> Report:
+        """The savings report up to now.
+
+        Args:
+            metrics: what the training logged, for the curve of the loss.
+
+        Raises:
+            ProviderError: prices cannot be had now.
+        """
+        ledger = self.ledger()
+        job = self.job()
+        spot, on_demand = _sources(job.spec)
+        return make_report(
+            job,
+            ledger,
+            metrics=_losses(metrics),
+            curves=self._curves(job.submitted_at, ledger.until),
+            spot_prices=spot,
+            on_demand_prices=on_demand,
+        )
+
+    def _steps(self, attempt: Attempt, until: datetime) -> tuple[PriceStep, ...]:
+        if attempt.launched_at is None:
+            return ()
+        end = max(attempt.ended_at or until, attempt.launched_at)
+        return self._provider.prices(offer_of(attempt), attempt.launched_at, end)
+
+    def _curves(self, start: datetime, end: datetime) -> Iterator[PriceCurve]:
+        """The spot prices of every pool that the job could have used."""
+        for offer in sorted(self._provider.offers(), key=lambda offer: offer.pool):
+            if offer.market is MarketKind.SPOT:
+                steps = self._provider.prices(offer, start, end)
+                yield PriceCurve(zone=offer.zone, instance_type=offer.instance_type, steps=steps)
+
+
+def _on_demand(attempt: Attempt) -> tuple[PriceStep, ...]:
+    # As seen at placement: list prices stand for months, and this is the price that was compared with.
+    return (PriceStep(at=attempt.placed_at, usd_per_hour=attempt.on_demand_usd_per_hour),)
+
+
+def _losses(metrics: Iterable[MetricRow]) -> Iterator[tuple[int, datetime, float | None, int]]:
+    for row in metrics:
+        step_number, at, loss = row.values.get("step"), row.values.get("at"), row.values.get("loss")
+        if isinstance(step_number, int) and isinstance(at, str):
+            value = float(loss) if isinstance(loss, int | float) else None
+            yield step_number, datetime.fromisoformat(at.replace("Z", "+00:00")), value, row.attempt
+
+
+def _sources(spec: JobSpec) -> tuple[PriceSource, PriceSource]:
+    on_demand = PriceSource(name=price_table.SOURCE, as_of=price_table.AS_OF)
+    match spec.local.market:
+        case GeneratorMarket(seed=seed):
+            return PriceSource(name=f"spotrun's market generator, seed {seed}", simulated=True), on_demand
+        case TraceMarket(prices=None, seed=seed):
+            return PriceSource(name=f"spotrun's price generator, seed {seed}", simulated=True), on_demand
+        case TraceMarket(prices=file):
+            return PriceSource(name=f"recorded spot prices ({file}), replayed", simulated=True), on_demand
