@@ -173,12 +173,19 @@ def _lane(place: _Place, index: int, zone: tuple[str, str], rows: Sequence[Attem
         colour=index % _COLOURS,
         bars=tuple(bar for row in here for bar in _bars(place, row)),
         marks=tuple(mark for row in here for mark in _marks(place, row)),
-        labels=tuple(Tick(place.at(row.launched_at), _label(row)) for row in here),
+        labels=tuple(_labels(place, here)),
     )
 
 
-def _label(row: AttemptRow) -> str:
-    return f"#{row.number}" + (" on demand" if row.market is MarketKind.ON_DEMAND else "")
+def _labels(place: _Place, rows: Sequence[AttemptRow]) -> Iterable[Tick]:
+    """The attempts' numbers; one that would run into its neighbour is left out, its bar still tells it."""
+    free_from = 0.0
+    for row in rows:
+        at = place.at(row.launched_at)
+        label = f"#{row.number}" + (" on demand" if row.market is MarketKind.ON_DEMAND else "")
+        if at >= free_from:
+            yield Tick(at, label)
+            free_from = at + 8.0 * len(label)
 
 
 def _bars(place: _Place, row: AttemptRow) -> Iterable[Bar]:
