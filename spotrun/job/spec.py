@@ -101,7 +101,7 @@ class Resources(_Section):
     """Accelerator and how many of them a machine has, like `A10G:1`; any machine without it."""
 
     instance_types: InstanceTypes = ()
-    """Instance types that will do; all that have the accelerator if empty."""
+    """Instance types that will do; the cheapest that has the accelerator if empty."""
 
     regions: Regions = ()
     """Regions to look for capacity in; more regions, more capacity."""
@@ -199,7 +199,7 @@ class GeneratorMarket(_Section):
     mean_down: Annotated[Duration, between(_NONE, timedelta(days=365))] = timedelta(hours=1)
     """Mean time for which a zone has none."""
 
-    without_notice: Annotated[float, Field(ge=0, le=1)] = 0.1
+    without_notice: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     """Share of the interruptions that come without notice, from 0 to 1."""
 
 
@@ -217,7 +217,7 @@ class TraceMarket(_Section):
     seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] = 0
     """The same seed gives the same notices."""
 
-    without_notice: Annotated[float, Field(ge=0, le=1)] = 0.1
+    without_notice: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     """Share of the interruptions that come without notice, from 0 to 1."""
 
 
@@ -236,7 +236,7 @@ class LocalMarket(_Section):
 
     section: ClassVar[str] = "local"
 
-    time_scale: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    time_scale: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0
     """Seconds of the job's time in one second of wall time: 60 makes an hour of market pass in a minute."""
 
     market: Market = GeneratorMarket()
