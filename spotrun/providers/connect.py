@@ -44,10 +44,6 @@ def connect(
         ProviderError: the provider cannot work with this id.
     """
     check_job_id(job_id)
-    if spec.resources.nodes != 1:
-        raise SpecError(
-            f"resources.nodes: the local provider gives one machine to an attempt, not {spec.resources.nodes}"
-        )
     types = _instance_types(spec.resources)
     market = open_market(
         _market_config(spec.local.market, workdir or Path()),
@@ -84,8 +80,7 @@ def _market_config(market: GeneratorMarket | TraceMarket, workdir: Path) -> Gene
 def _instance_types(resources: Resources) -> tuple[str, ...]:
     """The types asked for; all pools of a local zone come and go together, so an accelerator means the cheapest type."""
     if resources.accelerator is None:
-        names = dict.fromkeys(instance_type(name).name for name in resources.instance_types)
-        return tuple(names) or (DEFAULT_INSTANCE_TYPE,)
+        return tuple(instance_type(name).name for name in resources.instance_types) or (DEFAULT_INSTANCE_TYPE,)
     fitting = tuple(known.name for known in instance_types_with(resources.accelerator))
     unfit = [name for name in resources.instance_types if instance_type(name).name not in fitting]
     if unfit:
@@ -93,7 +88,7 @@ def _instance_types(resources: Resources) -> tuple[str, ...]:
             f"resources.instance_types: {', '.join(unfit)} does not have {resources.accelerator}; "
             f"these have: {', '.join(fitting)}"
         )
-    return tuple(dict.fromkeys(resources.instance_types)) or fitting[:1]
+    return resources.instance_types or fitting[:1]
 
 
 def _needs_aws(spec: JobSpec) -> bool:
