@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,6 +125,7 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.id = f"i-{uuid.uuid4().hex}"  # not from the folder's name: tests side by side may share it
         self.scratch = root / "scratch"
         self.scratch.mkdir()
         self.training = root / "training.py"
@@ -146,7 +148,7 @@ class Machine:
             **os.environ,
             "SPOTRUN_JOB_ID": "job-1",
             "SPOTRUN_ATTEMPT": "1",
-            "SPOTRUN_INSTANCE": f"i-{self.root.name}",
+            "SPOTRUN_INSTANCE": self.id,
             "SPOTRUN_CHECKPOINT_URI": f"file://{self.root}/runs",
             "SPOTRUN_WORKDIR": str(self.root),
             "SPOTRUN_SCRATCH": str(self.scratch),
@@ -213,10 +215,7 @@ class Machine:
 
     def _carries(self, process: psutil.Process) -> bool:
         try:
-            return (
-                process.status() != psutil.STATUS_ZOMBIE
-                and process.environ().get("SPOTRUN_INSTANCE") == f"i-{self.root.name}"
-            )
+            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get("SPOTRUN_INSTANCE") == self.id
         except psutil.Error:
             return False
 
@@ -418,8 +417,8 @@ def test_a_renewed_lease_keeps_the_attempt(machine: Machine) -> None:
     """Far past the first one."""
     machine.control()
     started = machine.clock.now()
-    machine.train(lease_s=1.0)
-    wait_for(lambda: machine.clock.now() > started + timedelta(seconds=200), "the first lease to be long over")
+    machine.train(lease_s=150.0)
+    wait_for(lambda: machine.clock.now() > started + timedelta(seconds=400), "the first lease to be long over")
     machine.finish()
     assert machine.end().outcome is Outcome.COMPLETED
 
