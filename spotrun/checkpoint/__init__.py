@@ -1,1 +1,19 @@
-"""spotrun.checkpoint"""
+"""The library inside the training process: `attach` restores the last commit and gives the loop its `Run`.
+
+Between two steps the whole state is copied to host memory; a background thread writes it while the training goes on.
+
+    attach      reads the settings, claims the lineage, restores, and puts a `Run` together
+    run         epochs, batches, steps: the face; it knows the position
+    keeper      what happens between two steps: orders, saves, their outcomes
+    order       signals and requests: what the outside wants
+    state       model, optimizer, gradient, randomness: what is captured, and how it is loaded: all or nothing
+    feed        one pass over a loader, and how it is continued
+    tree        a state as a JSON document and named tensors; tensor, pack: as blobs, each a safetensors file
+    saver       the background thread; restore: the way back
+    report      progress.json, metrics.jsonl, lines for the user
+"""
+
+from spotrun.checkpoint.attach import attach
+from spotrun.checkpoint.run import Run
+
+__all__ = ["Run", "attach"]

@@ -1,0 +1,231 @@
+"""What happens between two steps: outcomes of saves are taken in, orders carried out, saves begun.
+
+In the order of what matters: a fenced run ends; a stop saves and ends; a notice saves, and saves again shortly before
+its deadline; what the user asked for is saved; and when the cadence says so, a save begins unless one is in flight.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from spotrun.checkpoint.fingerprint import fingerprint
+from spotrun.checkpoint.order import Notice, Orders, Stop
+from spotrun.checkpoint.report import Reporter, say
+from spotrun.checkpoint.saver import Outcome, Saver
+from spotrun.clock import Clock
+from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced
+from spotrun.job.message import EXIT_FENCED, TrainingPhase
+from spotrun.policy.cadence import Cadence, notice_save_due
+
+__all__ = ["Boundary", "Keeper"]
+
+_FINAL_TRIES = 5  # of the last save, which nothing comes after
+_FINAL_PAUSE_S = 5.0  # job time between them
+_RETRY_S = 60.0  # job time after a failed save, if the interval is longer
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The state between two steps.
+
+    Attributes:
+        key: differs for states that differ.
+        capture: gives the state, with live tensors.
+    """
+
+    step: int
+    key: tuple[Any, ...] | None
+    capture: Callable[[], Mapping[str, Any]]
+
+
+class Keeper:
+    """Decides and carries out what is to happen at a boundary. For the loop's thread alone."""
+
+    def __init__(self, saver: Saver, orders: Orders, reporter: Reporter, *, cadence: Cadence, clock: Clock) -> None:
+        self._saver = saver
+        self._orders = orders
+        self._reporter = reporter
+        self._cadence = cadence
+        self._clock = clock
+        self._saved: tuple[Any, ...] | None = None  # key of the newest state that is committed or being written
+        self._last_s = clock.monotonic()  # when the save of that state began, or the training
+        self._failed_s: float | None = None  # when the last save failed, until one succeeds
+        self._wanted: bool | None = None  # a save the user asked for, and whether to wait for it
+        self._notice: Notice | None = None
+        self._saves_under_notice = 0
+        self._stall_s = 0.0  # of the last save
+        self._durable_s = 0.0  # from the last save's boundary until it was committed
+        self.done = False
+
+    @property
+    def is_called(self) -> bool:
+        """Whether a signal waits for the next boundary."""
+        return self._orders.rung
+
+    def begin(self, saved: tuple[Any, ...] | None) -> None:
+        """The loop begins, from the state of this key if it was restored."""
+        self._saved = saved
+        self._last_s = self._clock.monotonic()
+
+    def want(self, *, wait: bool) -> None:
+        """The user asks for a save at the next boundary."""
+        self._wanted = bool(self._wanted) or wait
+
+    def pass_by(self, boundary: Boundary) -> None:
+        """Does what is due at a boundary.
+
+        Raises:
+            SystemExit: the training was asked to end, or is fenced.
+        """
+        self._collect(wait=False)
+        order = self._orders.poll()
+        if isinstance(order, Stop):
+            self._stop(boundary, order)
+        if isinstance(order, Notice):
+            self._notice, self._saves_under_notice = order, 0
+        if self._notice is not None:
+            self._under_notice(boundary, self._notice)
+        elif self._wanted is not None:
+            wait, self._wanted = self._wanted, None
+            self._save(boundary)
+            if wait:
+                self._wait(boundary)
+        elif not self._saver.busy and self._saved != boundary.key and self._is_due():
+            self._save(boundary)
+        self._reporter.write()
+
+    def finish(self, boundary: Boundary) -> None:
+        """Makes the last state durable; returns once it is committed.
+
+        Raises:
+            CheckpointError: the store did not take it, in several tries.
+            SystemExit: the training is fenced.
+        """
+        self._collect(wait=True)
+        for attempt in range(_FINAL_TRIES):
+            if self._saved == boundary.key:
+                break
+            if attempt:
+                self._clock.sleep(_FINAL_PAUSE_S)
+            self._save(boundary)
+            self._collect(wait=True)
+        else:
+            raise CheckpointError(
+                f"the last state, at step {boundary.step}, could not be committed in {_FINAL_TRIES} tries: "
+                f"{self._reporter.progress.warnings[-1]}"
+            )
+        self._close()
+        self._reporter.set(phase=TrainingPhase.DONE)
+        self._reporter.write(now=True)
+
+    def abandon(self) -> None:
+        """The process ends without the loop having ended: lets the save in flight end, and saves no more."""
+        if not self.done:
+            self._collect(wait=True, leave=False)
+            self._close()
+            self._reporter.write(now=True)
+
+    def _close(self) -> None:
+        self.done = True
+        self._saver.release()
+        self._orders.release()
+
+    def _save(self, boundary: Boundary, *, on_notice: bool = False) -> None:
+        """Begins to save this state, unless that is done or under way; waits for another save to end first."""
+        since = self._clock.monotonic()
+        self._collect(wait=True)
+        if self._saved == boundary.key:
+            return
+        self._saved, self._last_s = boundary.key, since
+        self._saver.begin(
+            boundary.capture(),
+            step=boundary.step,
+            on_notice=on_notice,
+            fingerprint=fingerprint(),
+            since=since,
+        )
+        self._stall_s = self._clock.monotonic() - since
+        self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + self._stall_s)
+
+    def _is_due(self) -> bool:
+        now_s, costs = self._clock.monotonic(), {"stall_s": self._stall_s, "durable_s": self._durable_s}
+        if self._failed_s is not None:
+            return now_s - self._failed_s >= min(_RETRY_S, self._cadence.interval_s(**costs))
+        return self._cadence.due(now_s=now_s, last_save_s=self._last_s, **costs)
+
+    def _wait(self, boundary: Boundary) -> None:
+        """Until this state is committed, or its save has failed."""
+        since = self._clock.monotonic()
+        self._collect(wait=True)
+        if self._saved != boundary.key:
+            self._save(boundary)
+            self._collect(wait=True)
+        stall = self._clock.monotonic() - since
+        self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + stall)
+
+    def _under_notice(self, boundary: Boundary, notice: Notice) -> None:
+        """Between a notice and its deadline the cadence rests, so that the last save finds nothing in its way."""
+        left_s = (notice.deadline - self._clock.now()).total_seconds() if notice.deadline else 0.0
+        if notice_save_due(
+            now_s=0.0,
+            deadline_s=left_s,
+            saves=self._saves_under_notice,
+            durable_s=self._durable_s,
+            step_s=self._reporter.step_s,
+        ):
+            self._saves_under_notice += 1
+            self._save(boundary, on_notice=True)
+        elif left_s <= 0:
+            self._notice = None  # it did not come to pass, or had no deadline
+
+    def _stop(self, boundary: Boundary, order: Stop) -> NoReturn:
+        self._wait(boundary)
+        chained = self._orders.chained()
+        if self._saved != boundary.key:
+            last = self._reporter.progress.last_commit
+            say(
+                f"{order.why}: step {boundary.step} could NOT be saved; the last commit is of step {last and last.step}"
+            )
+        else:
+            how = "the same command goes on from there" if order.exit_code else "the job goes on from there"
+            say(f"{order.why}: saved at step {boundary.step}; {how}")
+        self._close()
+        self._reporter.write(now=True)
+        if chained is not None:
+            chained()
+        raise SystemExit(order.exit_code)
+
+    def _collect(self, *, wait: bool, leave: bool = True) -> None:
+        outcome = self._saver.collect(wait=wait)
+        if outcome is None:
+            return
+        if outcome.error is not None:
+            self._take_failure(outcome, outcome.error, leave=leave)
+            return
+        assert outcome.commit is not None
+        self._failed_s = None
+        self._durable_s = outcome.took_s
+        if outcome.pruning is not None:
+            self._reporter.warn(f"old checkpoints could not be removed: {outcome.pruning}")
+        self._reporter.set(commits=self._reporter.progress.commits + 1, last_commit=outcome.commit)
+        self._reporter.write(now=True)
+
+    def _take_failure(self, outcome: Outcome, error: Exception, *, leave: bool) -> None:
+        self._saved, self._failed_s = None, self._clock.monotonic()
+        last = self._reporter.progress.last_commit
+        kept = f"the last commit is of step {last.step}" if last else "nothing was committed by this attempt"
+        in_doubt = isinstance(error, CheckpointCorrupt) and error.key.startswith("log/")
+        if isinstance(error, Fenced) or in_doubt:
+            say(str(error))
+            if leave:
+                self._close()
+                self._reporter.write(now=True)
+                sys.exit(EXIT_FENCED)
+            return
+        self._reporter.warn(
+            f"saving step {outcome.snapshot.step} failed: {error} ({kept}); the training goes on and will try again"
+        )
+        self._reporter.write(now=True)

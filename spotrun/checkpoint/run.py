@@ -1,0 +1,382 @@
+"""The run, as the training loop sees it: what is left of it, step by step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader
+
+from spotrun.checkpoint.feed import Feed, open_feed
+from spotrun.checkpoint.fingerprint import differences, fingerprint
+from spotrun.checkpoint.keeper import Boundary, Keeper
+from spotrun.checkpoint.randomness import capture_global, restore_global
+from spotrun.checkpoint.report import Metrics, Reporter, say
+from spotrun.checkpoint.restore import Restored
+from spotrun.checkpoint.state import Components
+from spotrun.clock import Clock
+from spotrun.errors import CheckpointError
+from spotrun.job.message import TrainingPhase
+
+__all__ = ["Parts", "Run"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of; `attach` puts it together."""
+
+    components: Components
+    keeper: Keeper
+    reporter: Reporter
+    metrics: Metrics
+    clock: Clock
+    total_steps: int | None
+    restored: Restored | None
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far the run has come.
+
+    Attributes:
+        inside: whether epoch `epoch` has begun.
+        feed: the pass over the data in this epoch, once it has begun.
+        marks: what the last pass went over, to tell of changes.
+        randomness: what the epoch began with.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    inside: bool = False
+    feed: Feed | None = None
+    marks: dict[str, Any] = field(default_factory=dict)
+    randomness: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.step, self.epoch, self.inside, self.feed.consumed if self.feed else None)
+
+
+class Run:
+    """A training that can be interrupted. Made by `spotrun.attach`; for the thread that trains.
+
+    A step is one body of `batches` or `steps`, or what lies before a call of `step()`. Saves happen between steps.
+
+    Attributes:
+        steps_done: steps finished in the whole run, over all attempts.
+        epoch: the epoch that is being trained, from 0.
+        batch: batches finished in this epoch.
+        resumed_from: the step of the commit that this process started from; None if it started afresh.
+        guarantee: what a resume of this run restores, in one sentence.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._position = _Position()
+        self._pending = parts.restored.tree if parts.restored else None  # until the loop is where it was
+        self._began = False
+        self._loop: list[str] = []  # the loops we are inside of
+        self._passes = 0  # calls of `batches` in this epoch
+        self._owner = os.getpid()
+        self._told = ""
+        self._finished = False  # a loop was left for good, before its end
+        self._left = False  # likewise, in this process
+        if self._pending is not None:
+            saved = self._pending["position"]
+            self._position = _Position(step=saved["step"], epoch=saved["epoch"], marks=saved["marks"])
+            self._finished = saved["finished"]
+
+    @property
+    def steps_done(self) -> int:
+        return self._position.step
+
+    @property
+    def epoch(self) -> int:
+        return self._position.epoch
+
+    @property
+    def batch(self) -> int:
+        return self._position.feed.consumed if self._position.feed else 0
+
+    @property
+    def resumed_from(self) -> int | None:
+        return self._parts.restored.entry.step if self._parts.restored else None
+
+    @property
+    def guarantee(self) -> str:
+        return self._parts.reporter.progress.guarantee
+
+    def epochs(self, count: int | None = None) -> Iterator[int]:
+        """The epochs that are left, from the one that was interrupted. Ends once the last state is committed.
+
+        Args:
+            count: epochs of the whole run; None for as many as `total_steps` takes.
+        """
+        if count is None and self._parts.total_steps is None:
+            raise CheckpointError("epochs() has no end: give it a count, or give attach(total_steps=...)")
+        self._enter("epochs")
+        position = self._position
+        try:
+            while not self._finished and (count is None or position.epoch < count) and not self._is_complete():
+                self._passes = 0
+                self._begin_epoch()
+                yield position.epoch
+                self._pending = None
+                if self._is_complete() and self._passes:
+                    break  # in the middle of an epoch, perhaps: with a larger total it goes on there
+                position.epoch, position.inside, position.feed = position.epoch + 1, False, None
+                if self._passes:
+                    self._pass_by()
+                else:
+                    self._end_step()  # an epoch without batches is a step
+        except GeneratorExit:
+            self._left = True
+            raise
+        finally:
+            self._leave("epochs")
+        self.close()
+
+    def batches(self, loader: Sequence[_T] | DataLoader[_T] | Any, *, replay: bool = False) -> Iterator[_T]:
+        """The batches of this epoch that are left, in the order of an uninterrupted run. Each body is a step.
+
+        Args:
+            loader: a `DataLoader`, a sequence of batches, or a loader with `state_dict`/`load_state_dict`.
+            replay: on a resume, load the finished batches again and drop them, which also repeats what happened
+                inside worker processes, and is the only way for sources that can only be read from the start.
+
+        Raises:
+            NotCapturable: the position in this loader can neither be saved nor found again.
+            CheckpointError: the run stopped in the middle of an epoch of another loader.
+        """
+        alone = not self._loop
+        self._enter("batches")
+        self._passes += 1
+        if self._passes > 1:
+            raise CheckpointError(
+                "run.batches was called a second time "
+                + ("outside run.epochs: write `for epoch in run.epochs(n)` around it" if alone else "in one epoch")
+                + ", and a resume could not tell the two apart. For validation, iterate over the loader itself."
+            )
+        try:
+            if alone:
+                self._begin_epoch()
+            feed = open_feed(loader, replay=replay, epoch=self._position.epoch)
+            batches = self._open(feed)
+            while not self._finished and not self._is_complete():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    break
+                except RuntimeError:
+                    if feed.in_workers and self._parts.keeper.is_called:
+                        self._pass_by()  # Ctrl-C reached the workers as well: the state is still that of the boundary
+                    raise
+                before = self._parts.components.watch.steps
+                try:
+                    yield batch
+                except GeneratorExit:
+                    # `break`, or an error. If the body has trained, its step counts, but only a boundary may be saved.
+                    if self._parts.components.watch.steps != before:
+                        feed.consumed += 1
+                        self._count_step()
+                    self._left = alone
+                    raise
+                feed.consumed += 1
+                self._end_step()
+        finally:
+            self._leave("batches")
+        if alone:
+            self.close()
+
+    def steps(self, count: int) -> Iterator[int]:
+        """The steps that are left of `count`, by number from 0, for loops that draw their own batches."""
+        self._enter("steps")
+        self._begin()
+        self._restore_randomness()
+        try:
+            while not self._finished and self._position.step < count:
+                yield self._position.step
+                self._end_step()
+        except GeneratorExit:
+            self._left = True
+            raise
+        finally:
+            self._leave("steps")
+        self.close()
+
+    def step(self) -> None:
+        """Ends a step, in loops that iterate through nothing of ours. After the last one, call `close`."""
+        if self._loop:
+            raise CheckpointError(
+                f"run.step() inside run.{self._loop[-1]}: there, each body is a step already. For steps inside an "
+                "epoch without a loader, iterate over run.batches(range(n))."
+            )
+        if os.getpid() != self._owner:
+            return
+        self._begin()
+        self._pending = None
+        self._end_step()
+        if self._is_complete():
+            self.close()
+
+    def save(self, *, wait: bool = False) -> None:
+        """Saves at the end of this step; outside of a loop of ours, now.
+
+        Args:
+            wait: stand still until it is committed.
+        """
+        if os.getpid() != self._owner:
+            raise CheckpointError("this is a forked process; only the one that called attach can save")
+        if self._parts.keeper.done:
+            raise CheckpointError("the run is over, its last state is committed")
+        self._parts.keeper.want(wait=wait)
+        if not self._loop:
+            self._begin()
+            self._pass_by()
+
+    def log(self, **values: Any) -> None:
+        """Adds numbers to the line of this step in metrics.jsonl; `loss` is also shown in the progress."""
+        if os.getpid() == self._owner:
+            self._parts.metrics.add(**values)
+            if "loss" in values:
+                self._parts.reporter.set(loss=self._parts.metrics.loss)
+
+    def close(self) -> None:
+        """Makes the last state durable and ends the run. The loops of this class do it at their end."""
+        if self._parts.keeper.done or os.getpid() != self._owner:
+            return
+        self._begin()
+        self._finished = self._finished or self._left
+        self._parts.keeper.finish(self._boundary())
+        self._parts.metrics.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._parts.keeper.abandon()
+
+    def _enter(self, loop: str) -> None:
+        allowed = {"epochs": [], "steps": [], "batches": [[], ["epochs"]]}[loop]
+        if self._loop and self._loop not in allowed:
+            raise CheckpointError(f"run.{loop} inside run.{self._loop[-1]}: a resume could not find its place")
+        if self._parts.keeper.done and loop != "batches":
+            raise CheckpointError("the run is over, its last state is committed")
+        self._loop.append(loop)
+
+    def _leave(self, loop: str) -> None:
+        assert self._loop.pop() == loop
+
+    def _is_complete(self) -> bool:
+        total = self._parts.total_steps
+        return total is not None and self._position.step >= total
+
+    def _begin(self) -> None:
+        """The loop begins: from now on the training trains."""
+        if self._began:
+            return
+        self._began = True
+        restored = self._parts.restored
+        if restored is not None:
+            differing = differences(restored.manifest.fingerprint, fingerprint())
+            if differing:
+                self._parts.reporter.warn("the resume is correct, but not bit-exact: " + "; ".join(differing))
+        self._parts.keeper.begin(self._restored_key())
+        if self._finished:
+            say("this run is over: its loop was left for good; to train anew, give it another name")
+        self._parts.reporter.set(phase=TrainingPhase.TRAINING, training_at=self._parts.clock.now())
+        self._parts.reporter.write(now=True)
+
+    def _begin_epoch(self) -> None:
+        self._begin()
+        pending = self._pending
+        if pending is not None and pending["position"]["inside"]:
+            # Code before run.batches runs again, with the randomness that it had.
+            restore_global(pending["position"]["randomness"])
+            if pending["position"]["feed"] is None:
+                self._pending = None
+        else:
+            self._restore_randomness()
+        self._position.inside, self._position.feed = True, None
+        self._position.randomness = capture_global()
+
+    def _open(self, feed: Feed) -> Iterator[Any]:
+        pending = self._pending
+        self._position.feed = feed
+        if pending is None:
+            changes = feed.changes(self._position.marks)
+            if changes:
+                self._parts.reporter.warn("the loader is not what it was: " + "; ".join(changes))
+            batches = feed.start()
+        else:
+            batches = feed.resume(pending["position"]["feed"])
+            self._restore_randomness()
+        self._position.marks = feed.marks()
+        self._tell(feed)
+        return batches
+
+    def _restore_randomness(self) -> None:
+        """The last thing before the loop goes on: nothing may draw after it."""
+        if self._pending is not None:
+            self._parts.components.restore_randomness(self._pending)
+            self._pending = None
+
+    def _tell(self, feed: Feed) -> None:
+        for warning in feed.warnings:
+            self._parts.reporter.warn(warning)
+        if feed.guarantee != self._told:
+            self._told = feed.guarantee
+            self._parts.reporter.set(guarantee=feed.guarantee)
+            say(f"guarantee: {feed.guarantee}")
+
+    def _end_step(self) -> None:
+        self._count_step()
+        self._pass_by()
+
+    def _count_step(self) -> None:
+        self._position.step += 1
+        now = self._parts.clock.now()
+        self._parts.metrics.write(self._position.step, now)
+        self._parts.reporter.stepped(self._position.step, now)
+
+    def _pass_by(self) -> None:
+        if os.getpid() == self._owner:
+            self._parts.keeper.pass_by(self._boundary())
+
+    def _boundary(self) -> Boundary:
+        # As long as the loop has not come to where it was, the state is the one that was restored.
+        key = self._restored_key() if self._pending is not None else (*self._position.key, self._finished)
+        return Boundary(self._position.step, key, self._capture)
+
+    def _restored_key(self) -> tuple[Any, ...] | None:
+        if self._parts.restored is None:
+            return None
+        saved = self._parts.restored.tree["position"]
+        consumed = saved["feed"]["consumed"] if saved["feed"] else None
+        return (saved["step"], saved["epoch"], saved["inside"], consumed, saved["finished"])
+
+    def _capture(self) -> dict[str, Any]:
+        tree = self._parts.components.capture()
+        feed = self._position.feed
+        tree["position"] = {
+            "step": self._position.step,
+            "epoch": self._position.epoch,
+            "inside": self._position.inside,
+            "feed": feed.capture() if feed else None,
+            "marks": self._position.marks,
+            "randomness": self._position.randomness,
+            "finished": self._finished,
+        }
+        if feed is not None:
+            self._tell(feed)
+        return tree

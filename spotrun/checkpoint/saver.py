@@ -1,0 +1,197 @@
+"""Saving: the snapshot is taken between two steps, and written while the training goes on.
+
+    staging     the loop stands still: every tensor is copied to host memory, the rest becomes JSON
+    writing     a thread of its own: blobs, each verified; the manifest; the log entry, which makes it a commit; pruning
+
+At most one save is being written. What has gone wrong in the background is an `Outcome` with an error, for the loop
+to act on at its next boundary; nothing half-written is ever visible.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from spotrun.checkpoint.pack import Layout, Staging, lay_out
+from spotrun.checkpoint.restore import Restored
+from spotrun.checkpoint.settings import Settings
+from spotrun.checkpoint.state import group_of
+from spotrun.checkpoint.tree import flatten
+from spotrun.errors import SpotrunError
+from spotrun.job.message import Commit
+from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, Lineage, Manifest, TensorRef, prune, write_blob
+from spotrun.store.digest import digest_of
+
+__all__ = ["Outcome", "Saver", "Snapshot"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A state on its way to become a commit; its tensors are in the saver's staging memory.
+
+    Attributes:
+        stall_s: how long the loop stood still for it, in job time.
+    """
+
+    step: int
+    document: Any
+    fingerprint: Mapping[str, str]
+    captured_at: datetime
+    on_notice: bool
+    stall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save ended: a commit, or an error. `pruning` is what went wrong after the commit, if anything."""
+
+    snapshot: Snapshot
+    commit: Commit | None
+    error: Exception | None
+    took_s: float
+    pruning: Exception | None = None
+
+
+class Saver:
+    """Writes snapshots for one run. Its methods are for the loop's thread alone.
+
+    Args:
+        lineage: the claimed lineage.
+        resumed: the commit that this process started from, if any. Its blobs, just read and found right, need not be
+            uploaded again, as long as it is the newest in the log without a doubt.
+    """
+
+    def __init__(self, store: BlobStore, lineage: Lineage, settings: Settings, *, resumed: Restored | None) -> None:
+        self._store = store
+        self._lineage = lineage
+        self._settings = settings
+        self._clock = settings.clock
+        self._resumed_from = resumed.entry.step if resumed else None
+        self._known: Mapping[str, BlobRef] = {}
+        if resumed and all(isinstance(entry, ClaimEntry) for entry in lineage.log[resumed.entry.seq :]):
+            self._known = resumed.blobs
+        self._staging = Staging()
+        self._thread: threading.Thread | None = None
+        self._outcome: Outcome | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written, or its outcome was not collected."""
+        return self._thread is not None
+
+    def begin(self, tree: Mapping[str, Any], *, step: int, on_notice: bool,
+              fingerprint: Mapping[str, str], since: float) -> None:  # fmt: skip
+        """Copies the state and starts to write it; returns as soon as the loop may go on.
+
+        Args:
+            tree: the state, with live tensors.
+            since: the clock's `monotonic` at the boundary, from which on the loop stands still.
+
+        Raises:
+            NotCapturable: the state has grown something that cannot be saved.
+        """
+        assert not self.busy
+        captured_at = self._clock.now()
+        flat = flatten(tree)
+        self._staging.fill(lay_out(flat.tensors, group_of), flat.tensors)
+        snapshot = Snapshot(
+            step=step,
+            document=flat.document,
+            fingerprint=fingerprint,
+            captured_at=captured_at,
+            on_notice=on_notice,
+            stall_s=self._clock.monotonic() - since,
+        )
+        # Not a daemon: a process that ends while a save is being written waits for it.
+        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="spotrun-save", daemon=False)
+        self._thread.start()
+
+    def collect(self, *, wait: bool) -> Outcome | None:
+        """The outcome of the save that was being written, once it has ended; each outcome is given once."""
+        if self._thread is None or (not wait and self._thread.is_alive()):
+            return None
+        self._thread.join()
+        self._thread = None
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def release(self) -> None:
+        """Gives the staging memory back."""
+        assert not self.busy
+        self._staging.release()
+
+    def _run(self, snapshot: Snapshot) -> None:
+        began = self._clock.monotonic()
+
+        def took() -> float:
+            return snapshot.stall_s + self._clock.monotonic() - began
+
+        try:
+            entry = self._write(snapshot)
+        except Exception as err:  # noqa: BLE001  the thread ends here; the error is the loop's now
+            self._known = {}  # whatever it was, the next save trusts nothing that it did not write itself
+            self._outcome = Outcome(snapshot, None, err, took())
+            return
+        commit = Commit(
+            step=entry.step,
+            at=entry.at,
+            captured_at=snapshot.captured_at,
+            stall_s=snapshot.stall_s,
+            size_bytes=entry.size,
+            on_notice=entry.on_notice,
+        )
+        pruning: Exception | None = None
+        duration = took()
+        if not snapshot.on_notice:  # then every second counts; the next save prunes
+            pruning = _attempt(lambda: prune(self._store, self._lineage.commits, self._settings.keep_last))
+        self._outcome = Outcome(snapshot, commit, None, duration, pruning)
+
+    def _write(self, snapshot: Snapshot) -> CommitEntry:
+        attempt = self._lineage.attempt
+        assert attempt is not None
+        layouts, parts = self._staging.layouts, self._staging.parts()
+        blobs = [self._blob(attempt, part) for part in parts]
+        manifest = Manifest(
+            job=self._settings.job,
+            attempt=attempt,
+            writer=self._lineage.writer,
+            step=snapshot.step,
+            captured_at=snapshot.captured_at,
+            blobs=tuple(blobs),
+            tensors=_tensor_refs(layouts),
+            state=snapshot.document,
+            fingerprint=dict(snapshot.fingerprint),
+            on_notice=snapshot.on_notice,
+            resumed_from=self._resumed_from,
+            spotrun_version=version("spotrun"),
+        )
+        entry = self._lineage.commit(manifest)
+        self._known = {blob.digest: blob for blob in blobs}
+        return entry
+
+    def _blob(self, attempt: int, part: memoryview) -> BlobRef:
+        if self._known:
+            known = self._known.get(digest_of([part]))
+            if known is not None:
+                return known
+        return write_blob(self._store, attempt, [part])
+
+
+def _tensor_refs(layouts: tuple[Layout, ...]) -> dict[str, TensorRef]:
+    return {
+        slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
+        for number, layout in enumerate(layouts)
+        for slot in layout.slots
+    }
+
+
+def _attempt(action: Callable[[], object]) -> Exception | None:
+    try:
+        action()
+    except SpotrunError as err:
+        return err
+    return None

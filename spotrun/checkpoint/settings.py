@@ -1,0 +1,132 @@
+"""Where and how often this process saves: the one place of the library that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from spotrun.clock import Clock, clock_from_text
+from spotrun.errors import SpecError
+from spotrun.units import parse_duration
+
+__all__ = ["Interval", "Settings", "read_settings"]
+
+Interval = float | timedelta | str | None
+
+_KEEP_LAST = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the environment and the script say about saving.
+
+    Attributes:
+        job: the job's id, or the run's name outside a job.
+        attempt: the attempt's number; None outside a job, where it is the newest plus one.
+        writer: names this process in the log.
+        place: the URI of the run's place in the store.
+        scratch: where progress.json and metrics.jsonl go, and request.json comes from.
+        interval: time between commits, in job time; None for a policy's choice.
+        mtbi: expected time between interruptions, in job time, if known.
+    """
+
+    job: str
+    attempt: int | None
+    writer: str
+    place: str
+    scratch: Path
+    clock: Clock
+    interval: timedelta | None
+    keep_last: int
+    mtbi: timedelta | None
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise SpecError(f"keep_last must be at least 1, not {self.keep_last}: a resume needs a commit")
+        if self.interval is not None and self.interval <= timedelta(0):
+            raise SpecError(f"interval must be positive, it is {self.interval}")
+        if self.mtbi is not None and self.mtbi <= timedelta(0):
+            raise SpecError(f"SPOTRUN_MTBI_S must be positive, it is {self.mtbi.total_seconds():g}")
+
+    @property
+    def in_job(self) -> bool:
+        """Whether a controller launched this process."""
+        return self.attempt is not None
+
+
+def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep_last: int | None) -> Settings:
+    """The settings of this process. What the job says goes before what the script says.
+
+    Raises:
+        SpecError: a value makes no sense.
+    """
+    environment = os.environ
+    asked = _interval(environment.get("SPOTRUN_INTERVAL"), "SPOTRUN_INTERVAL")
+    common = {
+        "clock": clock_from_text(environment.get("SPOTRUN_CLOCK")),
+        "interval": asked if asked is not None else _interval(interval, "interval"),
+        "keep_last": _number(environment.get("SPOTRUN_KEEP_LAST"), "SPOTRUN_KEEP_LAST") or keep_last or _KEEP_LAST,
+        "mtbi": _interval(environment.get("SPOTRUN_MTBI_S"), "SPOTRUN_MTBI_S"),
+    }
+    root = environment.get("SPOTRUN_CHECKPOINT_URI")
+    job = environment.get("SPOTRUN_JOB_ID")
+    attempt = _number(environment.get("SPOTRUN_ATTEMPT"), "SPOTRUN_ATTEMPT")
+    if job and attempt and root:
+        return Settings(
+            job=job,
+            attempt=attempt,
+            writer=environment.get("SPOTRUN_INSTANCE") or socket.gethostname(),
+            place=f"{root.rstrip('/')}/{job}",
+            scratch=Path(environment.get("SPOTRUN_SCRATCH") or "."),
+            **common,  # type: ignore[arg-type]
+        )
+    own = _run_name(name)
+    local = Path.cwd() / ".spotrun" / own
+    root = uri or root
+    return Settings(
+        job=own,
+        attempt=None,
+        writer=f"{socket.gethostname()}:{os.getpid()}",
+        place=f"{root.rstrip('/')}/{own}" if root else local.as_uri(),
+        scratch=local,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def _run_name(name: str | None) -> str:
+    script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
+    chosen = name if name is not None else re.sub(r"[^A-Za-z0-9_.-]", "-", script).lstrip("-.")
+    if not chosen and name is None:
+        raise SpecError("this run has no script to be named after (a notebook?): give attach(name=...)")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", chosen):
+        raise SpecError(f"name {chosen!r} is not fit for a directory: use letters, digits, '.', '-' and '_'")
+    return chosen
+
+
+def _interval(value: Interval, what: str) -> timedelta | None:
+    if value is None or value in ("", "auto"):
+        return None
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except ValueError:
+        pass
+    try:
+        return parse_duration(str(value))
+    except ValueError as err:
+        raise SpecError(f"{what}: {err}") from None
+
+
+def _number(value: str | None, what: str) -> int | None:
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise SpecError(f"{what} is {value!r}, which is not a number") from None

@@ -1,0 +1,207 @@
+"""The complete state of a training: what was given to `attach`, captured as one tree and loaded back as one.
+
+    frozen, models, optimizers, gradients, states      one entry per component, by name
+    randomness, generators                             as of this moment
+    position                                           epoch, step and place in the data: see `spotrun.checkpoint.data`
+
+Loading has two halves. The first compares everything with what the script has built and changes nothing; the second
+writes. So a checkpoint that does not fit leaves no half-loaded model behind, and a scheduler is always loaded after
+the optimizer that it was built on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
+from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
+from spotrun.checkpoint.optimizer import capture_optimizer, changed_defaults, overrides_state, prepare_optimizer
+from spotrun.checkpoint.randomness import (
+    Generator,
+    capture_generators,
+    capture_global,
+    is_generator,
+    restore_generators,
+    restore_global,
+)
+from spotrun.checkpoint.tree import flatten
+from spotrun.errors import CheckpointError, NotCapturable
+
+__all__ = ["Components", "Loadable", "group_of", "sort_components"]
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """An object that can say its state and take it back."""
+
+    def state_dict(self) -> Any:
+        """The state: tensors, numbers, text and containers of them."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Takes the state over."""
+
+
+@dataclass(slots=True)
+class Components:
+    """What was given to `attach`, sorted by kind. Names are the ones the user sees in errors."""
+
+    models: dict[str, torch.nn.Module] = field(default_factory=dict)
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    states: dict[str, Loadable] = field(default_factory=dict)
+    values: dict[str, dict[Any, Any]] = field(default_factory=dict)  # plain dicts, restored in place
+    generators: dict[str, Generator] = field(default_factory=dict)
+    watch: GradientWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = GradientWatch(list(self.optimizers.values()))
+
+    def capture(self) -> dict[str, Any]:
+        """The state now, with live tensors in it: copy them before anything changes.
+
+        Raises:
+            NotCapturable: part of it can be neither saved nor restored.
+        """
+        models, frozen = {}, {}
+        for name, model in self.models.items():
+            models[name], frozen[name] = capture_model(model, name)
+        names = self._parameter_names()
+        return {
+            "frozen": frozen,
+            "models": models,
+            "optimizers": {name: capture_optimizer(item, names, name) for name, item in self.optimizers.items()},
+            "gradients": self.watch.needed(self._parameters()),
+            "gradients_given_up": self.watch.given_up,
+            "states": {name: item.state_dict() for name, item in self.states.items()},
+            "values": dict(self.values),
+            "randomness": capture_global(),
+            "generators": capture_generators(self.generators),
+        }
+
+    def check(self) -> None:
+        """Refuses what could not be saved, by its path as the user knows it.
+
+        Raises:
+            NotCapturable: see there.
+        """
+        for name, item in self.states.items():
+            flatten(item.state_dict(), name)
+        for name, value in self.values.items():
+            flatten(value, name)
+        self.capture()
+        for name, optimizer in self.optimizers.items():
+            flatten(capture_optimizer(optimizer, self._parameter_names(), name), name)
+
+    def prepare(self, saved: Mapping[str, Any]) -> Callable[[], list[str]]:
+        """Checks that a saved state fits, changing nothing, and returns the function that loads it.
+
+        That function returns warnings. It leaves randomness alone: see `restore_randomness`.
+
+        Raises:
+            CheckpointError: something does not fit, by name.
+        """
+        for kind in ("models", "optimizers", "states", "values", "generators"):
+            given, was = set(getattr(self, kind)), set(saved[kind])
+            if given != was:
+                missing, new = sorted(was - given), sorted(given - was)
+                raise CheckpointError(
+                    f"the checkpoint's {kind} are not those given to attach: "
+                    + "; ".join(
+                        [f"{name} was saved and is not given now" for name in missing]
+                        + [f"{name} is given now and was not saved" for name in new]
+                    )
+                )
+        names = self._parameter_names()
+        loads: list[Load] = [
+            prepare_model(model, saved["models"][name], saved["frozen"][name], name)
+            for name, model in self.models.items()
+        ]
+        loads += [
+            prepare_optimizer(optimizer, saved["optimizers"][name], names, name)
+            for name, optimizer in self.optimizers.items()
+        ]
+        loads.append(prepare_gradients(self._parameters(), saved["gradients"]))
+
+        def load() -> list[str]:
+            warnings = []
+            for name, optimizer in self.optimizers.items():
+                warnings += changed_defaults(optimizer, saved["optimizers"][name], name)
+            for part in loads:
+                part()
+            for name, item in self.states.items():
+                item.load_state_dict(saved["states"][name])
+            for name, value in self.values.items():
+                value.clear()
+                value.update(saved["values"][name])
+            self.watch.given_up = saved["gradients_given_up"]
+            return warnings
+
+        return load
+
+    def restore_randomness(self, saved: Mapping[str, Any]) -> None:
+        """Sets all randomness to the saved state; nothing must draw between this and the loop's next step."""
+        restore_global(saved["randomness"])
+        restore_generators(self.generators, saved["generators"])
+
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {
+            f"{name}.{key}": parameter
+            for name, model in self.models.items()
+            for key, parameter in named_parameters(model).items()
+        }
+
+    def _parameter_names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for name, parameter in self._parameters().items():
+            names.setdefault(id(parameter), name)
+        return names
+
+
+def sort_components(given: Mapping[str, object]) -> Components:
+    """Sorts the objects given to `attach` by what they are. None is left out; dicts and lists of objects are opened.
+
+    Raises:
+        NotCapturable: an object is none of what can be saved.
+    """
+    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in ("models", "optimizers", "states", "values", "generators")}
+    for name, value in given.items():
+        _sort(name, value, kinds)
+    return Components(**kinds)
+
+
+def group_of(name: str) -> str:
+    """The group of a tensor in the tree: what changes rarely and what changes at every step lie in blobs apart."""
+    top = name.partition(".")[0]
+    return top if top in ("frozen", "models", "optimizers", "gradients") else "rest"
+
+
+def _sort(name: str, value: Any, kinds: dict[str, dict[str, Any]]) -> None:
+    if value is None:
+        return
+    if isinstance(value, torch.nn.Module):
+        kinds["models"][name] = value
+    elif isinstance(value, torch.optim.Optimizer) and not overrides_state(value):
+        kinds["optimizers"][name] = value
+    elif is_generator(value):
+        kinds["generators"][name] = value
+    elif isinstance(value, dict) and not any(_is_component(item) for item in value.values()):
+        kinds["values"][name] = value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _sort(f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]", item, kinds)
+    elif isinstance(value, Loadable):
+        kinds["states"][name] = value
+    else:
+        raise NotCapturable(
+            name,
+            f"an object of {type(value).__module__}.{type(value).__qualname__}",
+            "Give an object with state_dict() and load_state_dict(), or a dict of plain values.",
+        )
+
+
+def _is_component(value: object) -> bool:
+    return isinstance(value, torch.nn.Module | torch.optim.Optimizer | Loadable) or is_generator(value)

@@ -1,0 +1,242 @@
+"""A state of nested containers, taken apart into a JSON document and named tensors, and put together again.
+
+What JSON has no form for is an object with the single-letter key `$` that names its kind:
+
+    {"$": "tensor", "name": ..., "device": ...}     a tensor; the same tensor twice is the same name twice
+    {"$": "array", ...}                             a NumPy array: its bytes are a tensor
+    {"$": "tuple", "v": [...]}  "size", "deque", "dict" (any keys), "ordered", "counter"
+    {"$": "int"}  "float" (nan, inf: by their bits), "bytes", "str", "complex", "scalar" (NumPy), "dtype", "device"
+
+Types are matched exactly: a subclass would come back as its base and nobody would notice. What fits nothing here is
+refused by its path. Sets are refused because their order differs between processes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from spotrun.checkpoint.tensor import DTYPES, check_plain, dtype_name
+from spotrun.errors import CheckpointCorrupt, NotCapturable
+
+__all__ = ["Flat", "flatten", "unflatten"]
+
+_INT_EXACT = 2**53  # beyond this, readers of JSON in other languages lose digits
+_DEPTH_MAX = 32  # containers inside containers; a manifest's JSON may be about three times as deep
+_NAME_LENGTH_MAX = 1000  # of a tensor's name in a manifest
+_MAPPINGS: dict[type, str] = {OrderedDict: "ordered", Counter: "counter"}
+_SEQUENCES: dict[type, str] = {tuple: "tuple", torch.Size: "size"}
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A state taken apart. `tensors` are the live ones, in the order in which they were found, each once."""
+
+    document: Any
+    tensors: dict[str, torch.Tensor]
+
+
+def flatten(tree: object, path: str = "") -> Flat:
+    """Takes `tree` apart.
+
+    Raises:
+        NotCapturable: something in it is neither tensor nor JSON; named by its path.
+    """
+    walk = _Flattening()
+    return Flat(walk.node(tree, path), walk.tensors)
+
+
+def unflatten(document: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+    """Puts a state together again; `tensor` gives the tensor of a name, the same object for the same name.
+
+    Raises:
+        CheckpointCorrupt: the document is not one that `flatten` writes.
+    """
+    try:
+        return _build(document, tensor)
+    except (KeyError, TypeError, ValueError, struct.error) as err:
+        raise CheckpointCorrupt("document", f"{type(err).__name__}: {err}") from err
+
+
+@dataclass(slots=True)
+class _Flattening:
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    names: dict[tuple[object, ...], str] = field(default_factory=dict)
+    kept: list[object] = field(default_factory=list)  # keeps what `names` knows by address alive
+    open: set[int] = field(default_factory=set)
+
+    def node(self, value: Any, path: str) -> Any:
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            return value if abs(value) < _INT_EXACT else {"$": "int", "v": hex(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {"$": "float", "v": struct.pack(">d", value).hex()}
+        if kind is str:
+            return _text(value)
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value, path)
+        if kind is np.ndarray:
+            return self.array(value, path)
+        if kind in (list, tuple, torch.Size, dict, OrderedDict, Counter, deque):
+            return self.container(value, path)
+        return _leaf(value, path)
+
+    def container(self, value: Any, path: str) -> Any:
+        if id(value) in self.open:
+            raise NotCapturable(path, "a container inside itself", "Break the cycle.")
+        if len(self.open) >= _DEPTH_MAX:
+            raise NotCapturable(path, f"nested deeper than {_DEPTH_MAX} containers", "Make it flatter.")
+        self.open.add(id(value))
+        kind = type(value)
+        if kind in (dict, OrderedDict, Counter):
+            node = self.mapping(value, path)
+        else:
+            items = [self.node(item, f"{path}[{index}]") for index, item in enumerate(value)]
+            if kind is list:
+                node = items
+            elif kind is deque:
+                node = {"$": "deque", "v": items, "max": value.maxlen}
+            else:
+                node = {"$": _SEQUENCES[kind], "v": items}
+        self.open.discard(id(value))
+        return node
+
+    def mapping(self, value: Mapping[Any, Any], path: str) -> Any:
+        plain = all(type(key) is str and key != "$" and _text(key) == key for key in value)
+        if type(value) is dict and plain:
+            return {key: self.node(item, f"{path}.{key}" if path else key) for key, item in value.items()}
+        pairs = []
+        for key, item in value.items():
+            if isinstance(key, torch.Tensor):
+                raise NotCapturable(f"{path}[{key!r}]", "a tensor used as key", "Key it by a name.")
+            pairs.append([self.node(key, f"key of {path}"), self.node(item, f"{path}[{key!r}]")])
+        return {"$": _MAPPINGS.get(type(value), "dict"), "v": pairs}
+
+    def tensor(self, value: torch.Tensor, path: str) -> Any:
+        check_plain(value, path)
+        # Tied parameters, and views of the same memory of the same form, are stored once.
+        key: tuple[object, ...] = (
+            (value.device, value.data_ptr(), value.dtype, value.shape, value.stride(), value.is_conj(), value.is_neg())
+            if value.numel()
+            else (id(value),)
+        )
+        name = self.names.get(key)
+        if name is None:
+            name = self.names[key] = self.add(path, value.detach())
+            self.kept.append(value)
+        node = {"$": "tensor", "name": name}
+        if value.device.type != "cpu":
+            node["device"] = str(value.device)
+        return node
+
+    def add(self, path: str, tensor: torch.Tensor) -> str:
+        name = path if len(path) <= _NAME_LENGTH_MAX else f"{path[:900]}...{len(self.tensors)}"
+        if name in self.tensors:  # keys that hold dots can make two paths alike
+            name = f"{name}#{len(self.tensors)}"
+        self.tensors[name] = tensor
+        return name
+
+    def array(self, value: np.ndarray[Any, Any], path: str) -> Any:
+        if value.dtype.hasobject or value.dtype.fields is not None:
+            raise NotCapturable(path, f"a NumPy array of dtype {value.dtype}", "Use an array of numbers.")
+        raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else np.empty(0, np.uint8)
+        name = self.add(path, torch.from_numpy(raw.copy()))
+        return {"$": "array", "name": name, "dtype": value.dtype.str, "shape": list(value.shape)}
+
+
+def _text(value: str) -> Any:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return {"$": "str", "v": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
+    return value
+
+
+def _leaf(value: Any, path: str) -> Any:
+    kind = type(value)
+    if kind in (bytes, bytearray):
+        return {"$": kind.__name__, "v": base64.b64encode(value).decode()}
+    if kind is complex:
+        return {"$": "complex", "v": struct.pack(">dd", value.real, value.imag).hex()}
+    if isinstance(value, np.generic) and not value.dtype.hasobject and value.dtype.fields is None:
+        return {"$": "scalar", "dtype": value.dtype.str, "v": value.tobytes().hex()}
+    if kind is torch.dtype and dtype_name(value) in DTYPES:
+        return {"$": "dtype", "v": dtype_name(value)}
+    if kind is torch.device:
+        return {"$": "device", "v": str(value)}
+    if kind in (set, frozenset):
+        raise NotCapturable(path, f"a {kind.__name__}", "Its order differs between processes: use a sorted list.")
+    name = getattr(value, "__qualname__", None)
+    what = f"a function ({name})" if callable(value) and name else f"an object of {kind.__module__}.{kind.__qualname__}"
+    raise NotCapturable(path, what, "Leave it out of the state (the script makes it anew), or give it a state_dict().")
+
+
+def _build(node: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_build(item, tensor) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$" not in node:
+        return {key: _build(item, tensor) for key, item in node.items()}
+    kind, value = node["$"], node.get("v")
+    if kind == "tensor":
+        return _placed(tensor(node["name"]), node.get("device"))
+    if kind == "array":
+        raw = tensor(node["name"]).numpy().tobytes()
+        return np.frombuffer(raw, dtype=_plain_dtype(node["dtype"])).reshape(node["shape"]).copy()
+    if kind == "deque":
+        return deque((_build(item, tensor) for item in value or []), node["max"])
+    if kind in ("tuple", "size"):
+        items = [_build(item, tensor) for item in value or []]
+        return torch.Size(items) if kind == "size" else tuple(items)
+    if kind in ("dict", "ordered", "counter"):
+        pairs = {_build(key, tensor): _build(item, tensor) for key, item in value or []}
+        return pairs if kind == "dict" else OrderedDict(pairs) if kind == "ordered" else Counter(pairs)
+    return _build_leaf(kind, value, node)
+
+
+def _build_leaf(kind: str, value: Any, node: Mapping[str, Any]) -> Any:
+    if kind == "int":
+        return int(value, 16)
+    if kind == "float":
+        return struct.unpack(">d", bytes.fromhex(value))[0]
+    if kind == "complex":
+        return complex(*struct.unpack(">dd", bytes.fromhex(value)))
+    if kind == "str":
+        return base64.b64decode(value).decode("utf-8", "surrogatepass")
+    if kind in ("bytes", "bytearray"):
+        raw = base64.b64decode(value)
+        return raw if kind == "bytes" else bytearray(raw)
+    if kind == "scalar":
+        return np.frombuffer(bytes.fromhex(value), dtype=_plain_dtype(node["dtype"]))[0]
+    if kind == "dtype":
+        return DTYPES[value]
+    if kind == "device":
+        return torch.device(value)
+    raise CheckpointCorrupt("document", f"unknown kind {json.dumps(kind)}")
+
+
+def _placed(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
+    """The tensor on the device it was on, or the nearest that this machine has."""
+    if device is None or not torch.cuda.is_available() or not device.startswith("cuda"):
+        return tensor
+    index = torch.device(device).index or 0
+    return tensor.to(torch.device("cuda", index if index < torch.cuda.device_count() else torch.cuda.current_device()))
+
+
+def _plain_dtype(text: str) -> np.dtype[Any]:
+    dtype = np.dtype(text)
+    if dtype.hasobject or dtype.fields is not None:
+        raise CheckpointCorrupt("document", f"dtype {text!r} is not one of numbers")
+    return dtype
