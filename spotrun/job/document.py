@@ -39,7 +39,8 @@ def parse_text(data: bytes | str) -> Any:
         raise SpecError(f"job file: is not UTF-8 text (byte {err.start})") from None
     except yaml.MarkedYAMLError as err:
         line = "" if err.problem_mark is None else f"line {err.problem_mark.line + 1}: "
-        raise SpecError(f"job file: {line}{err.problem}") from None
+        begin = f"{err.context}, " if str(err.problem).startswith("but ") else ""
+        raise SpecError(f"job file: {line}{begin}{err.problem}") from None
     except yaml.YAMLError as err:
         raise SpecError(f"job file: {' '.join(str(err).split())}") from None
 

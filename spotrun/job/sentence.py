@@ -55,7 +55,8 @@ def _what(problem: ErrorDetails) -> str:
         return f"must be a list, not {value}; write it in brackets, like [a, b]"
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"must be {words} {context[key]}, not {value}"
+        bound = context[key]
+        return f"must be {words} {int(bound) if bound == int(bound) else bound}, not {value}"
     if kind.startswith("int_"):
         return f"must be a whole number, not {value}"
     if kind.startswith(("float_", "decimal_")) or kind in ("finite_number", "is_instance_of"):
