@@ -78,17 +78,20 @@ def _market_config(market: GeneratorMarket | TraceMarket, workdir: Path) -> Gene
 
 
 def _instance_types(resources: Resources) -> tuple[str, ...]:
-    """The types asked for; all pools of a local zone come and go together, so an accelerator means the cheapest type."""
+    """The types asked for. All pools of a local zone come and go together, so an accelerator alone means the cheapest
+    type that is sold where the job may be."""
     if resources.accelerator is None:
         return tuple(instance_type(name).name for name in resources.instance_types) or (DEFAULT_INSTANCE_TYPE,)
-    fitting = tuple(known.name for known in instance_types_with(resources.accelerator))
-    unfit = [name for name in resources.instance_types if instance_type(name).name not in fitting]
+    fitting = instance_types_with(resources.accelerator)
+    names = [known.name for known in fitting]
+    unfit = [name for name in resources.instance_types if instance_type(name).name not in names]
     if unfit:
         raise SpecError(
             f"resources.instance_types: {', '.join(unfit)} does not have {resources.accelerator}; "
-            f"these have: {', '.join(fitting)}"
+            f"these have: {', '.join(names)}"
         )
-    return resources.instance_types or fitting[:1]
+    near = [known.name for known in fitting if set(known.regions) & set(resources.regions)]
+    return resources.instance_types or tuple((near or names)[:1])
 
 
 def _needs_aws(spec: JobSpec) -> bool:

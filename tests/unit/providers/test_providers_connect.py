@@ -45,6 +45,8 @@ def test_a_job_that_asks_for_nothing_gets_a_gpu_in_four_zones(tmp_path: Path) ->
 def test_an_accelerator_means_its_cheapest_type_and_given_types_are_all_offered(tmp_path: Path) -> None:
     """The pools of a simulated zone come and go together, so a dearer type would only be dearer."""
     assert {offer.instance_type for offer in offers(tmp_path, resources={"accelerator": "T4:1"})} == {"g4dn.xlarge"}
+    west = {"accelerator": "A10G:4", "regions": ["us-west-2"]}
+    assert {offer.instance_type for offer in offers(tmp_path, resources=west)} == {"g5.24xlarge"}
     asked = {"accelerator": "A10G:1", "instance_types": ["g5.2xlarge", "g5.xlarge"]}
     found = offers(tmp_path, resources=asked)
     assert len(found) == len(set(found)) == 2 * (4 + 1)
