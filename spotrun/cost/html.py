@@ -112,8 +112,10 @@ def _facts(report: Report, lines: Sequence[MoneyLine]) -> Iterable[_Fact]:
     per_hour = savings.net_usd_per_delay_hour
     worth = f"{format_usd(per_hour)} saved for each hour of it" if per_hour is not None and per_hour > 0 else ""
     took = f"in {format_duration(savings.on_demand_time)} without an interruption"
-    mix = _share(savings.on_demand_time_share)
-    yield _Fact("Paid", format_usd(savings.paid_usd), f"{mix} of the running time on demand")
+    mix = (
+        f"{_share(savings.on_demand_time_share)} of the running time on demand" if savings.on_demand_time_share else ""
+    )
+    yield _Fact("Paid", format_usd(savings.paid_usd), mix or ("all of it on spot" if ledger.rows else ""))
     yield _Fact("On demand would have cost", format_usd(savings.on_demand_usd), took)
     yield _Fact(
         "Net savings", _share(savings.net_share), f"{format_usd(savings.net_usd)} for the same useful work", tone

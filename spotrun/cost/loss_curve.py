@@ -35,8 +35,7 @@ class Stop:
     """Where an attempt was interrupted."""
 
     x: float
-    label: str
-    label_x: float
+    label: str  # empty where it would run into its neighbour
     title: str
 
 
@@ -124,10 +123,10 @@ def _stops(rows: Iterable[AttemptRow], x: Scale) -> Iterable[Stop]:
         if row.ended_by is not EndedBy.INTERRUPTED or not x.low <= row.last_step <= x.high:
             continue
         at = x.at(row.last_step)
-        label_x = max(at, free_from)
-        free_from = label_x + 30
+        label = f"#{row.number}" if at >= free_from else ""
+        free_from = at + 9.0 * len(label) + 4.0 if label else free_from
         lost = f", {row.steps_lost} steps lost" if row.steps_lost else ", nothing lost"
-        yield Stop(at, f"#{row.number}", label_x, f"Attempt {row.number} interrupted after step {row.last_step}{lost}")
+        yield Stop(at, label, f"Attempt {row.number} interrupted after step {row.last_step}{lost}")
 
 
 def _redone(rows: Iterable[AttemptRow], x: Scale) -> Iterable[Redone]:

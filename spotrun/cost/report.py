@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -16,6 +16,9 @@ from spotrun.market.offer import MarketKind, PriceStep
 from spotrun.units import format_duration, format_percent, format_usd
 
 __all__ = ["Metric", "MoneyLine", "PriceCurve", "PriceSource", "Report", "make_report", "money_lines", "total_shown"]
+
+
+_NAMED_MAX = 8  # attempts named in one note; more are counted
 
 
 class Metric(NamedTuple):
@@ -186,12 +189,12 @@ def _notes(report: Report) -> Iterable[str]:
         yield "No extras are counted: volumes, public addresses, storage and transfer are billed beside these amounts."
     if not report.is_final:
         yield f"The job is {report.job.phase.value}: figures are as of {ledger.until:%Y-%m-%d %H:%M:%S} UTC and will change."
-    assumed = [str(row.number) for row in ledger.rows if row.price_assumed]
+    assumed = [row.number for row in ledger.rows if row.price_assumed]
     if assumed:
-        yield f"For attempt {', '.join(assumed)} no price history was known: the price seen when it was placed is used."
-    free = [str(row.number) for row in ledger.rows if row.life and not row.billed_seconds]
+        yield f"No price history was known for {_attempts(assumed)}: the price seen at placement is used throughout."
+    free = [row.number for row in ledger.rows if row.life and not row.billed_seconds]
     if free:
-        yield f"Attempt {', '.join(free)} was free: spot capacity taken back within its first hour is not billed."
+        yield f"Free of charge: {_attempts(free)}. Spot capacity taken back within its first hour is not billed."
     bought = [row for row in ledger.rows if row.market is MarketKind.ON_DEMAND]
     if bought and report.savings.on_demand_time_share is not None:
         share = format_percent(report.savings.on_demand_time_share)
@@ -203,3 +206,12 @@ def _notes(report: Report) -> Iterable[str]:
     if ledger.guarantee:
         yield f"The training says of a resume: {ledger.guarantee}"
     yield from (f"The training warned: {warning}" for warning in ledger.warnings)
+
+
+def _attempts(numbers: Sequence[int]) -> str:
+    """The attempts by number; a long list by its length."""
+    if len(numbers) == 1:
+        return f"attempt {numbers[0]}"
+    if len(numbers) > _NAMED_MAX:
+        return f"{len(numbers)} attempts"
+    return "attempts " + ", ".join(str(number) for number in numbers[:-1]) + f" and {numbers[-1]}"

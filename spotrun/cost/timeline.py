@@ -25,7 +25,7 @@ LANE = 46.0
 BAR = 22.0
 PRICE_GAP = 46.0
 PRICE = 150.0
-_MARKS_MAX = 400  # commits drawn; beyond, every nth
+_COMMIT_GAP = 4.0  # commits closer than this would be a black block; of those the first is drawn, and the last of all
 _COLOURS = 6  # of zones; more zones share them
 
 
@@ -198,11 +198,15 @@ def _bars(place: _Place, row: AttemptRow) -> Iterable[Bar]:
 
 
 def _marks(place: _Place, row: AttemptRow) -> Iterable[Mark]:
-    every = len(row.commits) // _MARKS_MAX + 1
-    for commit in row.commits[::-every][::-1]:
+    free_from = 0.0
+    for commit in row.commits:
+        at = place.at(commit.captured_at)
+        if at < free_from and commit is not row.last_commit:
+            continue
+        free_from = at + _COMMIT_GAP
         why = " on the notice" if commit.on_notice else ""
         title = f"Checkpoint of step {commit.step}{why}, captured {commit.captured_at:%H:%M:%S} UTC"
-        yield Mark(place.at(commit.captured_at), "commit", title)
+        yield Mark(at, "commit", title)
     if row.noticed_at is not None:
         yield Mark(place.at(row.noticed_at), "notice", f"Notice at {row.noticed_at:%H:%M:%S} UTC")
     kinds = {EndedBy.INTERRUPTED: "interrupted", EndedBy.COMPLETED: "completed"}

@@ -300,9 +300,15 @@ class TestShown:
 
     def test_notes_name_what_a_careful_reader_must_know(self):
         notes = " ".join(report_of().notes)
-        for said in ("Simulated prices", "not read from an invoice", "No extras", "Attempt 2 was free", "refused"):
+        for said in (
+            "Simulated prices",
+            "not read from an invoice",
+            "No extras",
+            "Free of charge: attempt 2.",
+            "refused",
+        ):
             assert said in notes
-        assert "price seen when it was placed" in " ".join(
+        assert "price seen at placement" in " ".join(
             running_report([submitted(), placed(1, T0), launched(1, T0)]).notes
         )
 
