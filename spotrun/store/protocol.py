@@ -6,7 +6,7 @@ Rules
        its own number claimed by another writer. The run belongs to the last claim in the log.
     3. A commit is created at the number after the last known entry. When that is taken, the writer reads it: an entry
        with its own token is its own, whose reply was lost; a claim means that it is fenced and stops for good.
-    4. A created commit counts once a listing shows nothing behind it that its writer has not seen.
+    4. A claim or commit counts once a listing shows nothing behind it that its writer has not seen.
 
 Why it holds: every append is a compare-and-swap on the end of the log, so all entries are in one order, and a writer
 can append a commit behind its claim only while no other claim has come between. A claim therefore sees every commit
@@ -164,21 +164,20 @@ class Claiming:
             case ReadEntries(entries):
                 return replace(self, log=self.log + entries)._decide()
             case Created(done=True):
-                claim = self._claim()
-                return self, Claimed(claim, (*self.log, claim))
+                return replace(self, log=(*self.log, self._claim())), Listing()
             case Created():
                 return self, Listing()
 
     def _decide(self) -> Turn:
-        for entry in reversed(self.log):
-            if isinstance(entry, DamagedEntry):
-                break  # maybe a claim: claim anew behind it
-            if entry.token != self.me.token:
-                if any(mine.token == self.me.token for mine in self.log if isinstance(mine, ClaimEntry)):
-                    return self, Superseded(self.me.attempt or entry.attempt, entry)
-                break
-            if isinstance(entry, ClaimEntry):
-                return self, Claimed(entry, self.log)  # the reply to it was lost
+        mine = [entry for entry in self.log if isinstance(entry, ClaimEntry) and entry.token == self.me.token]
+        if mine:
+            behind = self.log[mine[-1].seq :]
+            if all(not isinstance(entry, DamagedEntry) and entry.token == self.me.token for entry in behind):
+                return self, Claimed(mine[-1], self.log)
+            for entry in behind:
+                if isinstance(entry, ClaimEntry):
+                    return self, Superseded(mine[-1].attempt, entry)
+            # Else our claim filled a hole, or what is behind it cannot be read: it does not count, so claim at the end.
         holder = newest(self.log)
         if holder is not None and self.me.attempt is not None:
             newer = holder.attempt > self.me.attempt
