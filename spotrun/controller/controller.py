@@ -45,6 +45,8 @@ class Controller:
         self._reconcilers: dict[str, Reconciler] = {}
         self._due: dict[str, float] = {}  # on the wall's monotonic clock
         self._trouble: dict[str, SpotrunError] = {}
+        self._unreadable: set[str] = set()
+        self._is_acting = False  # the last tick was done under the lease
         self.holder: Tenure | None = None
 
     @property
@@ -59,8 +61,9 @@ class Controller:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every job is over and the provider has confirmed that none of their machines lives."""
-        return self.holder is None and all(it.is_quiet for it in self._reconcilers.values())
+        """Whether, as of the last tick, every job is over and none of their machines is known to live. A job whose events
+        cannot be read does not count: nothing can be done for it."""
+        return self._is_acting and all(it.is_quiet or id_ in self._unreadable for id_, it in self._reconcilers.items())
 
     def tick(self) -> float:
         """One look at everything that is due. Returns in how many seconds of wall time to call again.
@@ -71,18 +74,14 @@ class Controller:
             LeaseLost: this controller stood still for so long that another one took over.
             JournalError: the journal cannot be used.
         """
-        self.holder = self._lease.ensure()
-        if self.holder is not None:
-            return self._timing.idle_wall_s
-        heads = self._journal.heads(unsettled=True)
-        self._forget(heads)
-        for job_id, head in heads.items():
-            reconciler = self._reconcilers.get(job_id) or self._take_on(job_id)
-            if head > reconciler.seq or self._due[job_id] <= self._outside.wall.monotonic():
-                self._lease.ensure()  # the turns of many jobs take longer than a lease
-                self._due[job_id] = self._outside.wall.monotonic() + self._turn(reconciler)
-        next_due = min(self._due.values(), default=float("inf")) - self._outside.wall.monotonic()
-        return max(0.0, min(self._timing.idle_wall_s, next_due))
+        self._is_acting = False
+        try:
+            pause_s = self._tick()
+        except LeaseLost:
+            self._forget({})  # what is remembered of machines is out of date when the lease comes back
+            raise
+        self._is_acting = self.holder is None
+        return pause_s
 
     def run(
         self,
@@ -100,8 +99,10 @@ class Controller:
             stop: set by another thread or a signal handler to end the loop soon.
             after_tick: called in this thread after every tick, e.g. to draw.
 
+        A controller that lost its lease stands by until it can have it again.
+
         Raises:
-            LeaseLost, JournalError: see `tick`; a journal that is busy or whose disk is full is tried for a while.
+            JournalError: see `tick`; a journal that is busy or whose disk is full is tried for a while.
         """
         stop = stop or threading.Event()
         failures = 0
@@ -110,7 +111,10 @@ class Controller:
                 try:
                     pause_s = self.tick()
                     failures = 0
-                except (LeaseLost, JournalCorrupt):
+                except LeaseLost as error:
+                    _logger.warning("%s", error)
+                    pause_s = self._timing.idle_wall_s
+                except JournalCorrupt:
                     raise
                 except JournalError as error:
                     failures += 1
@@ -120,7 +124,7 @@ class Controller:
                     pause_s = self._timing.idle_wall_s
                 if after_tick is not None:
                     after_tick()
-                if until_idle and failures == 0 and self.is_idle:
+                if until_idle and self.is_idle:
                     return
                 stop.wait(pause_s)
         finally:
@@ -132,6 +136,20 @@ class Controller:
             self._lease.release()
         except JournalError as error:
             _logger.warning("the lease could not be given back and will run out: %s", error)
+
+    def _tick(self) -> float:
+        self.holder = self._lease.ensure()
+        if self.holder is not None:
+            return self._timing.idle_wall_s
+        heads = self._journal.heads(unsettled=True)
+        self._forget(heads)
+        for job_id, head in heads.items():
+            reconciler = self._reconcilers.get(job_id) or self._take_on(job_id)
+            if head > reconciler.seq or self._due[job_id] <= self._outside.wall.monotonic():
+                self._lease.ensure()  # the turns of many jobs take longer than a lease
+                self._due[job_id] = self._outside.wall.monotonic() + self._turn(reconciler)
+        next_due = min(self._due.values(), default=float("inf")) - self._outside.wall.monotonic()
+        return max(0.0, min(self._timing.idle_wall_s, next_due))
 
     def _take_on(self, job_id: str) -> Reconciler:
         reconciler = Reconciler(
@@ -145,6 +163,7 @@ class Controller:
         for job_id in [it for it in self._reconcilers if it not in heads]:
             del self._reconcilers[job_id], self._due[job_id]
             self._trouble.pop(job_id, None)
+            self._unreadable.discard(job_id)
 
     def _turn(self, reconciler: Reconciler) -> float:
         """One job's turn; what is wrong with this job alone is kept to it."""
@@ -157,6 +176,7 @@ class Controller:
         except (JournalCorrupt, IllegalTransition) as error:
             _logger.error("%s: %s", job_id, error)
             pause_s, problem = self._timing.wait_wall_max_s, error
+            self._unreadable.add(job_id)
         except SpotrunError:
             raise
         except Exception as error:

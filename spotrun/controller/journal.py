@@ -116,7 +116,7 @@ class Journal:
         try:
             with self._write() as connection:
                 if lease_epoch is not None:
-                    _require_epoch(connection, lease_epoch)
+                    _require_epoch(connection, lease_epoch, lock=True)
                 if expected_seq == 0:
                     connection.execute(insert(jobs_table).values(job_id=job_id, submitted_at=at, head=1, settled=False))
                 else:
@@ -282,8 +282,8 @@ def _tenure(connection: Connection, *, lock: bool = False) -> Tenure | None:
     return Tenure(owner=row.owner, epoch=row.epoch, expires=datetime.fromisoformat(row.expires))
 
 
-def _require_epoch(connection: Connection, epoch: int) -> None:
-    held = _tenure(connection)
+def _require_epoch(connection: Connection, epoch: int, *, lock: bool = False) -> None:
+    held = _tenure(connection, lock=lock)
     if held is None or held.epoch != epoch:
         now = "nobody holds it" if held is None else f"{held.owner} holds it (epoch {held.epoch})"
         raise LeaseLost(

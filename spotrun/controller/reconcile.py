@@ -73,6 +73,7 @@ class Reconciler:
         self._loaded: Job | None = None
         self._job_clock: JobClock | None = None
         self._workdir = ""
+        self._has_turned = False
         self._connected: _Connected | None = None
         self._instances: Sequence[Instance] | None = None  # None: the provider could not be asked
 
@@ -84,14 +85,14 @@ class Reconciler:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the job is over and the provider has confirmed that no machine of it lives."""
-        ended = self._loaded is not None and self._loaded.phase.is_end
-        return ended and self._instances is not None and not self._living()
+        """Whether the job is over and no machine of it is known to live."""
+        return self._has_turned and self.job.phase.is_end and not self._living()
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is quiet, and has been for so long that no machine of it can still turn up."""
-        if not self.is_quiet or self.job.ended_at is None:
+        """Whether it is quiet by the provider's word, for so long that no machine of it can still turn up."""
+        asked = self._instances is not None or self._connected is None  # a provider that cannot be opened never answers
+        if not self.is_quiet or not asked or self.job.ended_at is None:
             return False
         sweep = at_least(self._clock, self._timing.sweep_s, self._timing.sweep_wall_s)
         return self._clock.now() - self.job.ended_at >= sweep
@@ -130,6 +131,7 @@ class Reconciler:
                     self._turn(self._connected)
             except JournalConflict:
                 continue
+            self._has_turned = True
             return self._due_in_s()
         return self._timing.poll_wall_s
 

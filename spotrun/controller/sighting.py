@@ -139,6 +139,8 @@ def _adopted(attempt: Attempt, instances: Sequence[Instance]) -> Instance | None
 def _said(
     attempt: Attempt, *, beat: Heartbeat | None, last_word: Exit | None, instance: Instance | None, at: datetime
 ) -> list[Event]:
+    if attempt.exit is not None:
+        return []  # it has said its last word
     events: list[Event] = []
     deadline = None if instance is None else instance.notice_deadline
     if deadline is None and attempt.notice_deadline is None and beat is not None:

@@ -1,0 +1,383 @@
+"""The real controller, core and journal in a world of virtual time: what happens, and what never happens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from controller_world import Faults, World
+
+from spotrun.controller import Controller, Journal, Timing
+from spotrun.errors import LeaseLost
+from spotrun.job import (
+    EndReason,
+    Event,
+    Launched,
+    Phase,
+    StopRequested,
+    check_invariants,
+    fold,
+    step,
+)
+from spotrun.providers.provider import EndCause, Instance
+
+DAY_S = 86400.0
+
+
+def go(world: World, controller: Controller, *, until: Callable[[], bool], at_most_s: float = 2 * DAY_S) -> None:
+    """Ticks and lets time pass until something is true."""
+    end = world.clock.at_s + at_most_s
+    while not until():
+        assert world.clock.at_s < end, "the world went on for too long"
+        world.pass_time(max(1.0, controller.tick()))
+
+
+def finish(world: World, controller: Controller, job_id: str) -> Phase:
+    """Goes on until the job is over and nothing lives."""
+    go(world, controller, until=lambda: world.job(job_id).phase.is_end and not world.living())
+    return world.job(job_id).phase
+
+
+def check(world: World, job_id: str) -> None:
+    """What must hold for every job, whatever happened; reads the journal and the provider, not the controller."""
+    events = world.events(job_id)
+    job, ends = None, 0
+    for event in events:
+        was_over = job is not None and job.phase.is_end
+        job, _ = step(job, event)
+        check_invariants(job)
+        ends += job.phase.is_end and not was_over
+    assert job is not None
+    assert ends == 1, "exactly one end"
+    assert world.unplaced == [], "no launch without a durable intent"
+    machines = [it for it in world.provider.machines if it.instance.job_id == job_id]
+    assert all(not it.lives for it in machines), "everything launched has ended"
+    launched = {it.instance_id for it in events if isinstance(it, Launched)}
+    for machine in machines:
+        assert machine.is_duplicate or machine.instance.id in launched or not launched, "no machine goes unseen"
+    ours = [it.instance for it in machines if not it.is_duplicate]
+    assert len({it.token for it in ours}) == len(ours), "one machine for each token"
+    spans = sorted((it.launched_at, it.ended_at) for it in ours)
+    for (_, one_ends), (next_begins, _) in itertools.pairwise(spans):
+        assert one_ends is not None
+        assert one_ends <= next_begins, "one living machine at a time"
+
+
+def test_a_quiet_day_is_six_events(tmp_path: Path) -> None:
+    """Submitted, placed, launched, some news, the last word, the end: and nothing else is written."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    assert finish(world, world.controller(), job_id) is Phase.COMPLETED
+    kinds = world.kinds(job_id)
+    assert kinds[:3] == ["submitted", "placed", "launched"]
+    assert set(kinds[3:-2]) == {"progressed"}
+    assert kinds[-2:] == ["attempt_exited", "attempt_ended"]
+    check(world, job_id)
+
+
+def test_an_interruption_goes_on_elsewhere_from_the_last_commit(tmp_path: Path) -> None:
+    """The zone that took the machine back is left alone; the work of the commit is kept."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 10)
+    (machine,) = world.living()
+    machine.doomed_at = world.clock.now() + timedelta(seconds=150)
+    machine.notice_at = world.clock.now() + timedelta(seconds=30)
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    job = world.job(job_id)
+    first, second = job.attempts
+    assert job.interruptions == 1
+    assert first.end_reason is EndReason.INTERRUPTED
+    assert first.notice_at is not None
+    assert first.zone != second.zone
+    assert world.provider.machines[1].from_step >= 10
+    check(world, job_id)
+
+
+def test_a_lost_launch_answer_is_found_by_its_token(tmp_path: Path) -> None:
+    """The machine exists, nobody told us: it is adopted, and not launched again."""
+    world = World(tmp_path, faults=Faults(launch_lost=1.0))
+    job_id = world.submit()
+    assert finish(world, world.controller(), job_id) is Phase.COMPLETED
+    assert len(world.provider.machines) == 1
+    check(world, job_id)
+
+
+def test_a_second_machine_of_one_token_is_ended(tmp_path: Path) -> None:
+    """A provider that breaks its promise costs minutes, not days."""
+    world = World(tmp_path, faults=Faults(launch_lost=1.0, launch_doubled=1.0))
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 5)
+    double = next(it for it in world.provider.machines if it.is_duplicate)
+    assert double.instance.end_cause is EndCause.TERMINATED
+    assert double.instance.ended_at is not None
+    assert double.instance.ended_at - double.instance.launched_at < timedelta(minutes=5)
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    check(world, job_id)
+
+
+def test_missing_right_after_the_launch_is_not_death(tmp_path: Path) -> None:
+    """Listings lag behind launches; the machine is not given up and not doubled."""
+    world = World(tmp_path, faults=Faults(invisible_s=240.0))
+    job_id = world.submit()
+    assert finish(world, world.controller(), job_id) is Phase.COMPLETED
+    assert len(world.provider.machines) == 1
+
+
+def test_a_machine_that_is_gone_without_a_trace_is_lost_after_a_bounded_time(tmp_path: Path) -> None:
+    """Not listed for five minutes and not heard of: the job goes on elsewhere, and counts it as an interruption."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 5)
+    (machine,) = world.living()
+    world.provider.end(machine, EndCause.LOST)
+    machine.visible_at = world.clock.now() + timedelta(days=9)
+    gone_at = world.clock.at_s
+    go(world, controller, until=lambda: len(world.job(job_id).attempts) == 2)
+    assert 300 <= world.clock.at_s - gone_at <= 600
+    assert world.job(job_id).interruptions == 1
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+
+
+def test_a_machine_that_is_not_listed_but_heard_of_lives(tmp_path: Path) -> None:
+    """A heartbeat is proof of life, whatever the listing says."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 5)
+    world.living()[0].visible_at = world.clock.now() + timedelta(minutes=20)
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    assert len(world.provider.machines) == 1
+
+
+def test_a_stop_is_saved_and_ended(tmp_path: Path) -> None:
+    """The request enters beside the controller, between its ticks; the attempt is told, saves and ends."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 10)
+    seq = len(world.events(job_id))
+    world.journal.append(job_id, seq, StopRequested(at=world.clock.now(), by="me"))
+    assert finish(world, controller, job_id) is Phase.STOPPED
+    assert "terminated" not in {it.instance.end_cause for it in world.provider.machines}
+    check(world, job_id)
+
+
+def test_a_failure_ends_with_the_last_lines(tmp_path: Path) -> None:
+    """The user sees what their command said last."""
+    world = World(tmp_path, faults=Faults(command_fails=1.0))
+    job_id = world.submit()
+    assert finish(world, world.controller(), job_id) is Phase.FAILED
+    assert "exit code 3" in world.job(job_id).cause
+    assert "the last line" in world.job(job_id).cause
+    check(world, job_id)
+
+
+def test_no_capacity_anywhere_ends_at_max_wait(tmp_path: Path) -> None:
+    """It waits, says why, tries again, and gives up when it said it would; nothing was launched."""
+    world = World(tmp_path, faults=Faults(refused=1.0))
+    job_id = world.submit(max_run="1h", max_wait="3h")
+    assert finish(world, world.controller(), job_id) is Phase.MAX_WAIT_TIME_EXCEEDED
+    job = world.job(job_id)
+    assert job.ended_at is not None
+    assert timedelta(hours=3) <= job.ended_at - job.submitted_at <= timedelta(hours=3, minutes=5)
+    assert world.provider.machines == []
+    check(world, job_id)
+
+
+def test_max_run_and_budget_stop_at_a_commit(tmp_path: Path) -> None:
+    """The limit is seen without any news from outside, and the attempt is asked before it is ended."""
+    world = World(tmp_path, steps=10_000)
+    by_time, by_money = world.submit(max_run="1h"), world.submit(budget_usd="0.15")
+    controller = world.controller()
+    assert finish(world, controller, by_time) is Phase.MAX_RUNTIME_EXCEEDED
+    assert finish(world, controller, by_money) is Phase.BUDGET_EXCEEDED
+    for job_id in (by_time, by_money):
+        check(world, job_id)
+        assert world.job(job_id).attempts[-1].exit is not None
+
+
+def test_a_job_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
+    """One store is away for good: its job launches nothing and says so; the other job is done in time."""
+    world = World(tmp_path)
+    well, ill = world.submit(), world.submit()
+    outside = world.outside()
+    broken = replace(world, faults=Faults(store_down=1.0))
+
+    def open_store(uri: str) -> object:
+        return broken.outside().open_store(uri) if uri.endswith(ill) else world.outside().open_store(uri)
+
+    controller = Controller(world.journal, replace(outside, open_store=open_store), timing=world.timing)
+    go(world, controller, until=lambda: world.job(well).phase.is_end)
+    assert world.job(well).phase is Phase.COMPLETED
+    assert "the store is away" in str(controller.trouble[ill])
+    assert well not in controller.trouble
+    assert [it for it in world.provider.launches if it[1].job_id == ill] == []
+
+
+def test_an_attempt_outlives_its_controller_but_not_its_lease(tmp_path: Path) -> None:
+    """Nobody renews: the machine ends itself. The next controller finds that and goes on."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    go(world, world.controller(), until=lambda: world.committed(job_id) >= 5)
+    world.pass_time(3600)
+    assert world.living() == []
+    controller = world.controller()
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    assert len(world.provider.machines) == 2
+    check(world, job_id)
+
+
+def test_a_paused_controller_that_was_replaced_does_nothing(tmp_path: Path) -> None:
+    """It stops inside a turn, right before a launch; another one takes over; when it goes on, nothing is launched."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    first, second = world.controller(owner="first"), world.controller(owner="second")
+    at_launch: list[bool] = []
+
+    def replaced_meanwhile(request: object) -> None:
+        at_launch.append(True)
+
+    outside = world.outside()
+
+    def connect(*args: object, **kwargs: object) -> object:
+        return _PausedBefore(world, second)
+
+    first = Controller(world.journal, replace(outside, connect=connect), timing=world.timing, owner="first")
+    with pytest.raises(LeaseLost):
+        first.tick()
+    tokens = [request.token for _, request in world.provider.launches]
+    assert len(tokens) == 1, "only the second controller launched"
+    assert finish(world, second, job_id) is Phase.COMPLETED
+    check(world, job_id)
+
+
+class _PausedBefore:
+    """A provider whose first answer takes so long that another controller has the lease when it comes."""
+
+    def __init__(self, world: World, other: Controller) -> None:
+        self._world = world
+        self._other = other
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._world.provider, name)
+
+    def observe(self, job_id: str) -> list[Instance]:
+        self._world.pass_time(self._world.timing.lease_wall_s + 1)
+        self._other.tick()
+        return []
+
+
+def test_of_two_controllers_one_acts(tmp_path: Path) -> None:
+    """The other one says who has the lease, and takes over when it runs out."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    first, second = world.controller(owner="first"), world.controller(owner="second")
+    first.tick()
+    second.tick()
+    assert first.holder is None
+    assert second.holder is not None
+    assert second.holder.owner == "first"
+    world.pass_time(world.timing.lease_wall_s + 1)
+    second.tick()
+    assert second.holder is None
+    with pytest.raises(LeaseLost, match="second took the lease"):
+        first.tick()
+    assert finish(world, second, job_id) is Phase.COMPLETED
+    check(world, job_id)
+
+
+class Crash(BaseException):
+    """The controller is gone."""
+
+
+class CrashingJournal(Journal):
+    """Dies at chance, before or after a write."""
+
+    def __init__(self, where: Path, world: World, share: float) -> None:
+        super().__init__(where)
+        self._world = world
+        self._share = share
+
+    def append(self, job_id: str, expected_seq: int, event: Event, *, lease_epoch: int | None = None) -> int:
+        self._maybe()
+        seq = super().append(job_id, expected_seq, event, lease_epoch=lease_epoch)
+        self._maybe()
+        return seq
+
+    def _maybe(self) -> None:
+        if self._world.dice.random() < self._share:
+            raise Crash
+
+
+BAD_DAY = Faults(
+    throttled=0.05,
+    launch_lost=0.1,
+    launch_doubled=0.1,
+    refused=0.15,
+    invisible_s=200.0,
+    stale_s=60.0,
+    mean_up_s=3600.0,
+    store_down=0.03,
+    command_fails=0.05,
+)
+FAST = Timing(lease_wall_s=600, poll_s=120, poll_wall_s=120, poll_wall_max_s=120, idle_wall_s=120)
+
+
+@pytest.mark.parametrize("first_seed", range(0, 200, 20))
+def test_whatever_happens_nothing_leaks_and_one_end_is_reached(tmp_path: Path, first_seed: int) -> None:
+    """Two hundred bad days, each with everything at once: throttles, lost answers, doubles, late listings, refusals,
+    interruptions with and without notice, a flaky store, failing commands, crashes, and sometimes a second controller.
+    To repeat a failure, run this test with the seed in its message."""
+    for seed in range(first_seed, first_seed + 20):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        bad_day(World(directory, seed=seed, faults=BAD_DAY, timing=FAST, steps=30), seed)
+
+
+def bad_day(world: World, seed: int) -> None:
+    """Runs one seed and checks it."""
+    job_id = world.submit(max_run="3h", max_wait="12h", max_restarts=2)
+    try:
+        controllers = [_crashing(world)]
+        if world.dice.random() < 0.25:
+            controllers.append(_crashing(world))
+        while not (world.job(job_id).phase.is_end and not world.living()):
+            assert world.clock.at_s < DAY_S, "it never ends"
+            for index, controller in enumerate(controllers):
+                try:
+                    pause_s = controller.tick()
+                except Crash:
+                    controllers[index], pause_s = _crashing(world), world.dice.uniform(5, 700)
+                except LeaseLost:
+                    pause_s = 60.0
+            world.pass_time(max(5.0, pause_s))
+        check(world, job_id)
+        for machine in world.provider.machines:
+            lived = (machine.instance.ended_at or world.clock.now()) - machine.instance.launched_at
+            assert not machine.is_duplicate or lived <= timedelta(minutes=45), "a double is found"
+        assert fold(world.events(job_id)) == world.job(job_id)
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(world.kinds(job_id))) from error
+
+
+def _crashing(world: World) -> Controller:
+    return world.controller(CrashingJournal(world.directory / "journal.db", world, 0.01))
+
+
+def test_the_same_seed_is_the_same_story(tmp_path: Path) -> None:
+    """A failing seed can be repeated."""
+    stories = []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        world = World(tmp_path / run, seed=7, faults=BAD_DAY, timing=FAST, steps=30)
+        bad_day(world, 7)
+        stories.append([world.events(job_id) for job_id in world.journal.jobs()])
+    assert stories[0] == stories[1]
