@@ -7,7 +7,8 @@ Between two steps the whole state is copied to host memory; a background thread 
     keeper      what happens between two steps: orders, saves, their outcomes
     order       signals and requests: what the outside wants
     state       model, optimizer, gradient, randomness: what is captured, and how it is loaded: all or nothing
-    feed        one pass over a loader, and how it is continued
+    source      what is iterated over, and how it can be continued; feed, mapped, sampler: one pass over it
+    position    how far the run has come
     tree        a state as a JSON document and named tensors; tensor, pack: as blobs, each a safetensors file
     saver       the background thread; restore: the way back
     report      progress.json, metrics.jsonl, lines for the user

@@ -100,9 +100,8 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         reporter.set(step=restored.entry.step, resumed_from=restored.entry.step)
     _announce(settings, lineage, restored)
     orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
-    deaf = orders.listen()
-    if deaf:
-        reporter.warn(deaf)
+    if settings.in_job:
+        orders.listen()  # at once: a notice must not kill a training that is still being built
     keeper = Keeper(
         Saver(store, lineage, settings, resumed=restored),
         orders,

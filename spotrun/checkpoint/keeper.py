@@ -67,6 +67,9 @@ class Keeper:
 
     def begin(self, saved: tuple[Any, ...] | None) -> None:
         """The loop begins, from the state of this key if it was restored."""
+        deaf = self._orders.listen()
+        if deaf:
+            self._reporter.warn(deaf)
         self._saved = saved
         self._last_s = self._clock.monotonic()
 

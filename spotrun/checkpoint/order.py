@@ -68,7 +68,9 @@ class Orders:
         return self._signal is not None
 
     def listen(self) -> str | None:
-        """Takes SIGTERM and SIGINT over; gives a warning where that is impossible."""
+        """Takes SIGTERM and, outside a job, SIGINT over; gives a warning where that is impossible."""
+        if self._previous:
+            return None
         if threading.current_thread() is not threading.main_thread():
             return (
                 "attach was not called in the main thread, so signals cannot be heard: a stop may lose the last steps"

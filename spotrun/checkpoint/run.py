@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from spotrun.checkpoint.feed import Feed, open_feed
+from spotrun.checkpoint.feed import Feed, length_of
 from spotrun.checkpoint.fingerprint import differences, fingerprint
 from spotrun.checkpoint.keeper import Boundary, Keeper
+from spotrun.checkpoint.position import Position, key_of
 from spotrun.checkpoint.randomness import capture_global, restore_global
 from spotrun.checkpoint.report import Metrics, Reporter, say
 from spotrun.checkpoint.restore import Restored
+from spotrun.checkpoint.source import open_feed
 from spotrun.checkpoint.state import Components
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError
@@ -39,29 +41,6 @@ class Parts:
     restored: Restored | None
 
 
-@dataclass(slots=True)
-class _Position:
-    """How far the run has come.
-
-    Attributes:
-        inside: whether epoch `epoch` has begun.
-        feed: the pass over the data in this epoch, once it has begun.
-        marks: what the last pass went over, to tell of changes.
-        randomness: what the epoch began with.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    inside: bool = False
-    feed: Feed | None = None
-    marks: dict[str, Any] = field(default_factory=dict)
-    randomness: dict[str, Any] | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return (self.step, self.epoch, self.inside, self.feed.consumed if self.feed else None)
-
-
 class Run:
     """A training that can be interrupted. Made by `spotrun.attach`; for the thread that trains.
 
@@ -77,19 +56,17 @@ class Run:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._position = _Position()
+        self._position = Position()
         self._pending = parts.restored.tree if parts.restored else None  # until the loop is where it was
         self._began = False
         self._loop: list[str] = []  # the loops we are inside of
+        self._epochs: int | None = None
         self._passes = 0  # calls of `batches` in this epoch
         self._owner = os.getpid()
         self._told = ""
-        self._finished = False  # a loop was left for good, before its end
-        self._left = False  # likewise, in this process
+        self._left = False  # a loop was left by break, or by an error
         if self._pending is not None:
-            saved = self._pending["position"]
-            self._position = _Position(step=saved["step"], epoch=saved["epoch"], marks=saved["marks"])
-            self._finished = saved["finished"]
+            self._position = Position.before(self._pending["position"])
 
     @property
     def steps_done(self) -> int:
@@ -120,15 +97,16 @@ class Run:
         if count is None and self._parts.total_steps is None:
             raise CheckpointError("epochs() has no end: give it a count, or give attach(total_steps=...)")
         self._enter("epochs")
+        self._epochs = count
         position = self._position
         try:
-            while not self._finished and (count is None or position.epoch < count) and not self._is_complete():
+            while not position.finished and (count is None or position.epoch < count) and not self._is_complete():
                 self._passes = 0
                 self._begin_epoch()
                 yield position.epoch
                 self._pending = None
-                if self._is_complete() and self._passes:
-                    break  # in the middle of an epoch, perhaps: with a larger total it goes on there
+                if self._is_complete() and position.feed is not None and not position.feed.is_over:
+                    break  # in the middle of an epoch: with a larger total it goes on there
                 position.epoch, position.inside, position.feed = position.epoch + 1, False, None
                 if self._passes:
                     self._pass_by()
@@ -167,7 +145,7 @@ class Run:
                 self._begin_epoch()
             feed = open_feed(loader, replay=replay, epoch=self._position.epoch)
             batches = self._open(feed)
-            while not self._finished and not self._is_complete():
+            while not self._position.finished and not self._is_complete():
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -196,10 +174,11 @@ class Run:
     def steps(self, count: int) -> Iterator[int]:
         """The steps that are left of `count`, by number from 0, for loops that draw their own batches."""
         self._enter("steps")
+        self._expect(count)
         self._begin()
         self._restore_randomness()
         try:
-            while not self._finished and self._position.step < count:
+            while not self._position.finished and self._position.step < count:
                 yield self._position.step
                 self._end_step()
         except GeneratorExit:
@@ -251,7 +230,7 @@ class Run:
         if self._parts.keeper.done or os.getpid() != self._owner:
             return
         self._begin()
-        self._finished = self._finished or self._left
+        self._position.finished |= self._left
         self._parts.keeper.finish(self._boundary())
         self._parts.metrics.close()
 
@@ -292,7 +271,7 @@ class Run:
             if differing:
                 self._parts.reporter.warn("the resume is correct, but not bit-exact: " + "; ".join(differing))
         self._parts.keeper.begin(self._restored_key())
-        if self._finished:
+        if self._position.finished:
             say("this run is over: its loop was left for good; to train anew, give it another name")
         self._parts.reporter.set(phase=TrainingPhase.TRAINING, training_at=self._parts.clock.now())
         self._parts.reporter.write(now=True)
@@ -322,8 +301,15 @@ class Run:
             batches = feed.resume(pending["position"]["feed"])
             self._restore_randomness()
         self._position.marks = feed.marks()
+        length = length_of(feed.loader)
+        if length is not None:
+            self._expect(length * (self._epochs or 1))
         self._tell(feed)
         return batches
+
+    def _expect(self, steps: int) -> None:
+        if self._parts.total_steps is None:
+            self._parts.reporter.set(total_steps=steps)
 
     def _restore_randomness(self) -> None:
         """The last thing before the loop goes on: nothing may draw after it."""
@@ -355,28 +341,16 @@ class Run:
 
     def _boundary(self) -> Boundary:
         # As long as the loop has not come to where it was, the state is the one that was restored.
-        key = self._restored_key() if self._pending is not None else (*self._position.key, self._finished)
+        key = self._restored_key() if self._pending is not None else self._position.key
         return Boundary(self._position.step, key, self._capture)
 
     def _restored_key(self) -> tuple[Any, ...] | None:
-        if self._parts.restored is None:
-            return None
-        saved = self._parts.restored.tree["position"]
-        consumed = saved["feed"]["consumed"] if saved["feed"] else None
-        return (saved["step"], saved["epoch"], saved["inside"], consumed, saved["finished"])
+        return key_of(self._parts.restored.tree["position"]) if self._parts.restored else None
 
     def _capture(self) -> dict[str, Any]:
         tree = self._parts.components.capture()
         feed = self._position.feed
-        tree["position"] = {
-            "step": self._position.step,
-            "epoch": self._position.epoch,
-            "inside": self._position.inside,
-            "feed": feed.capture() if feed else None,
-            "marks": self._position.marks,
-            "randomness": self._position.randomness,
-            "finished": self._finished,
-        }
+        tree["position"] = self._position.to_tree()
         if feed is not None:
             self._tell(feed)
         return tree
