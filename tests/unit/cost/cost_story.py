@@ -23,12 +23,14 @@ from spotrun.job.event import (
 from spotrun.job.message import Commit, Exit, Outcome, Progress, TrainingPhase
 from spotrun.job.spec import JobSpec
 from spotrun.job.state import Job, Phase
+from spotrun.job.token import launch_token
 from spotrun.market.offer import PriceStep
 
 T0 = datetime(2026, 7, 3, 8, tzinfo=timezone.utc)
 STEP_S = 9.0
 STALL_S = 4.0
 TOTAL_STEPS = 3400
+JOB_ID = "gpt-small-7k2m"
 
 
 def at(clock: str) -> datetime:
@@ -52,7 +54,7 @@ def submitted(moment: datetime = T0, *, name: str = "gpt-small", nodes: int = 1,
     document = spec.to_json()
     document["resources"]["nodes"] = nodes  # other providers launch gangs; the local one refuses to
     document["name"] = name  # an older journal may hold a name that would be refused today
-    return Submitted(at=moment, job_id="gpt-small-7k2m", spec=document, submitted_by="ada")
+    return Submitted(at=moment, job_id=JOB_ID, spec=document, submitted_by="ada")
 
 
 def placed(number: int, moment: datetime, zone: str = "use1-az4", **fields: object) -> Placed:
@@ -67,7 +69,7 @@ def placed(number: int, moment: datetime, zone: str = "use1-az4", **fields: obje
         "reason": "the cheapest pool that is not cooling down",
         **fields,
     }
-    return Placed(at=moment, attempt=number, token=f"token-{number}", zone=zone, **values)
+    return Placed(at=moment, attempt=number, token=launch_token(JOB_ID, number), zone=zone, **values)
 
 
 def launched(number: int, moment: datetime) -> Launched:

@@ -25,7 +25,7 @@ from cost_story import (
     submitted,
     trained,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -288,6 +288,7 @@ class TestPage:
 
 
 class TestShown:
+    @settings(deadline=None)
     @given(st.lists(st.decimals("0", "50", places=9), min_size=6, max_size=6))
     def test_shown_amounts_add_up_to_the_shown_total(self, amounts):
         """Rounded together: no reader finds a cent missing."""
@@ -337,6 +338,7 @@ class TestShown:
         assert "nan" not in render_html(odd_report).split("</style>")[1].replace("nance", "")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e9, 1e9)), max_size=400).map(sorted),
     st.integers(4, 60),
@@ -353,6 +355,7 @@ def test_thinning_keeps_the_ends_the_extremes_and_the_order(points, count):
     assert thin(points, count) == kept
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 12))
 def test_ticks_are_round_few_and_inside(low, span, count):
     ticks = nice_ticks(low, low + span, count)
@@ -360,6 +363,7 @@ def test_ticks_are_round_few_and_inside(low, span, count):
     assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
 
 
+@settings(deadline=None)
 @given(st.floats(1, 86400 * 900), st.integers(3, 12))
 def test_time_ticks_are_few_and_inside(span_s, count):
     end = T0 + timedelta(seconds=span_s)
