@@ -90,7 +90,7 @@ def test_a_command_that_ends_ends_the_machine(home: Path) -> None:
 
 def test_a_notice_reaches_the_training_before_the_machine_goes(home: Path) -> None:
     """Market, host, metadata service, agent, request.json: two minutes of job time, two seconds of ours."""
-    counts = [1] * 12 + [0] * 10
+    counts = [1] * 8 + [0] * 10
     _, world = launched(home, counts, PATIENT)
     running = world.running()
     assert running.state is InstanceState.RUNNING

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from local_world import JOB, NOTE, SCALE, SLEEPER, World, eventually, processes
 
+from spotrun.errors import ProviderError
 from spotrun.providers.local.sweep import living, sweep
 from spotrun.providers.provider import EndCause, Instance, InstanceState
 
@@ -111,3 +112,21 @@ def test_sweep_ends_a_machine_whose_host_hangs(home: Path, monkeypatch: pytest.M
     assert sweep(home) == (launched.id,)
     assert world.instance().end_cause is EndCause.LOST
     assert processes("SPOTRUN_INSTANCE", launched.id) == []
+
+
+def test_sweep_ends_the_others_when_one_record_is_damaged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says which folder to look at; its processes are found by their tag all the same."""
+    monkeypatch.setattr("spotrun.providers.local.sweep._PATIENCE_WALL_S", 5.0)
+    world = World(home, agent=TREE)
+    launched = [world.launch(attempt) for attempt in (1, 2)]
+    eventually(lambda: world.notes().count("ready") == 2, "two agents")
+    os.kill(host_of(launched[0]), signal.SIGKILL)
+    record = world.folder(launched[0]).path / "machine.json"
+    whole = record.read_bytes()
+    record.write_bytes(b"{")
+    with pytest.raises(ProviderError, match=launched[0].id):
+        sweep(home)
+    for instance in launched:
+        assert processes("SPOTRUN_INSTANCE", instance.id) == []
+    record.write_bytes(whole)
+    assert sweep(home) == (launched[0].id,)

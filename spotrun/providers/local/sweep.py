@@ -17,7 +17,7 @@ _PATIENCE_WALL_S = 15.0  # a host needs its grace and the time to end what it ru
 
 def living(home: Path) -> tuple[str, ...]:
     """The ids of the machines under a home that have not ended."""
-    return tuple(folder.path.name for folder in folders(home) if settle(folder) is None)
+    return tuple(folder.path.name for folder in folders(home) if not _ended(folder))
 
 
 def sweep(home: Path) -> tuple[str, ...]:
@@ -27,24 +27,31 @@ def sweep(home: Path) -> tuple[str, ...]:
         The ids of those that were still living.
 
     Raises:
-        ProviderError: some could not be ended.
+        ProviderError: some could not be ended; all that could, have.
     """
     found = [folder for folder in folders(home) if folder.end() is None]
     for folder in found:
         folder.ask_termination()
     clock = SystemClock()
     until = clock.monotonic() + _PATIENCE_WALL_S
-    left = [folder for folder in found if settle(folder) is None]
+    left = [folder for folder in found if not _ended(folder)]
     while left and clock.monotonic() < until:
         clock.sleep(0.05)
-        left = [folder for folder in left if settle(folder) is None]
-    stubborn = [folder.path.name for folder in left if not _force(folder)]
+        left = [folder for folder in left if not _ended(folder)]
+    stubborn = [str(folder.path) for folder in left if not _force(folder)]
     if stubborn:
-        raise ProviderError(f"could not end {', '.join(stubborn)}: a process of theirs hangs in the kernel")
+        raise ProviderError(f"could not end every machine, or not record its end; see {', '.join(stubborn)}")
     return tuple(folder.path.name for folder in found)
 
 
 def _force(folder: StateFolder) -> bool:
     kill_tagged(HOST_TAG, folder.path.name)
     kill_tagged(INSTANCE_TAG, folder.path.name)
-    return settle(folder) is not None
+    return _ended(folder)
+
+
+def _ended(folder: StateFolder) -> bool:
+    try:
+        return settle(folder) is not None
+    except ProviderError:
+        return False  # its record is damaged: it does not keep the others from being ended
