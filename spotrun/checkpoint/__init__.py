@@ -2,7 +2,7 @@
 
 Between two steps the whole state is copied to host memory; a background thread writes it while the training goes on.
 
-    attach      reads the settings, claims the lineage, restores, and puts a `Run` together
+    attachment  reads the settings, claims the lineage, restores, and puts a `Run` together
     run         epochs, batches, steps: the face; it knows the position
     keeper      what happens between two steps: orders, saves, their outcomes
     order       signals and requests: what the outside wants
@@ -14,7 +14,7 @@ Between two steps the whole state is copied to host memory; a background thread 
     report      progress.json, metrics.jsonl, lines for the user
 """
 
-from spotrun.checkpoint.attach import attach
+from spotrun.checkpoint.attachment import attach
 from spotrun.checkpoint.run import Run
 
 __all__ = ["Run", "attach"]

@@ -120,21 +120,20 @@ class Keeper:
                 f"the last state, at step {boundary.step}, could not be committed in {_FINAL_TRIES} tries: "
                 f"{self._reporter.progress.warnings[-1]}"
             )
-        self._close()
         self._reporter.set(phase=TrainingPhase.DONE)
-        self._reporter.write(now=True)
+        self._close()
 
     def abandon(self) -> None:
         """The process ends without the loop having ended: lets the save in flight end, and saves no more."""
         if not self.done:
             self._collect(wait=True, leave=False)
             self._close()
-            self._reporter.write(now=True)
 
     def _close(self) -> None:
         self.done = True
         self._saver.release()
         self._orders.release()
+        self._reporter.close()
 
     def _save(self, boundary: Boundary, *, on_notice: bool = False) -> None:
         """Begins to save this state, unless that is done or under way; waits for another save to end first."""
@@ -196,7 +195,6 @@ class Keeper:
             how = "the same command goes on from there" if order.exit_code else "the job goes on from there"
             say(f"{order.why}: saved at step {boundary.step}; {how}")
         self._close()
-        self._reporter.write(now=True)
         if chained is not None:
             chained()
         raise SystemExit(order.exit_code)
@@ -225,7 +223,6 @@ class Keeper:
             say(str(error))
             if leave:
                 self._close()
-                self._reporter.write(now=True)
                 sys.exit(EXIT_FENCED)
             return
         self._reporter.warn(

@@ -46,6 +46,7 @@ class Reporter:
         self._written = float("-inf")
         self._ends: deque[float] = deque(maxlen=_RATE_STEPS + 1)
         self._failed = False
+        self.metrics = Metrics(scratch, clock=clock)
         self.progress = Progress(phase=TrainingPhase.STARTING, at=clock.now())
 
     def set(self, **known: Any) -> None:
@@ -72,6 +73,11 @@ class Reporter:
         """Seconds of job time that a step takes, as measured; 0 before the second step."""
         return 1 / self.progress.steps_per_s if self.progress.steps_per_s else 0.0
 
+    def close(self) -> None:
+        """Writes the last word."""
+        self.write(now=True)
+        self.metrics.close()
+
     def write(self, *, now: bool = False) -> None:
         """Replaces the file, at most five times a second unless `now`. A full disk does not stop the training."""
         wall = self._wall.monotonic()
@@ -90,19 +96,18 @@ class Reporter:
 
 
 class Metrics:
-    """metrics.jsonl: one line for each step, in the order of steps.
+    """metrics.jsonl: one line for each step, in the order of steps. What is logged before `begin` is dropped."""
 
-    Args:
-        step: the last step that counts. Lines of later steps are of work that was lost and is done again.
-    """
-
-    def __init__(self, scratch: Path, *, step: int, clock: Clock) -> None:
-        scratch.mkdir(parents=True, exist_ok=True)
+    def __init__(self, scratch: Path, *, clock: Clock) -> None:
         self._path = scratch / "metrics.jsonl"
         self._clock = clock
         self._values: dict[str, float | None] = {}
+        self._file: TextIO | None = None
+
+    def begin(self, step: int) -> None:
+        """Opens the file. Lines of steps after `step` are of work that was lost and is done again: they go."""
         _drop_after(self._path, step)
-        self._file: TextIO | None = self._path.open("a", buffering=1, encoding="utf-8")
+        self._file = self._path.open("a", buffering=1, encoding="utf-8")
 
     @property
     def loss(self) -> float | None:

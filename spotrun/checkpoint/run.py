@@ -15,7 +15,7 @@ from spotrun.checkpoint.fingerprint import differences, fingerprint
 from spotrun.checkpoint.keeper import Boundary, Keeper
 from spotrun.checkpoint.position import Position, key_of
 from spotrun.checkpoint.randomness import capture_global, restore_global
-from spotrun.checkpoint.report import Metrics, Reporter, say
+from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.source import open_feed
 from spotrun.checkpoint.state import Components
@@ -35,7 +35,6 @@ class Parts:
     components: Components
     keeper: Keeper
     reporter: Reporter
-    metrics: Metrics
     clock: Clock
     total_steps: int | None
     restored: Restored | None
@@ -221,9 +220,9 @@ class Run:
     def log(self, **values: Any) -> None:
         """Adds numbers to the line of this step in metrics.jsonl; `loss` is also shown in the progress."""
         if os.getpid() == self._owner:
-            self._parts.metrics.add(**values)
+            self._parts.reporter.metrics.add(**values)
             if "loss" in values:
-                self._parts.reporter.set(loss=self._parts.metrics.loss)
+                self._parts.reporter.set(loss=self._parts.reporter.metrics.loss)
 
     def close(self) -> None:
         """Makes the last state durable and ends the run. The loops of this class do it at their end."""
@@ -232,7 +231,6 @@ class Run:
         self._begin()
         self._position.finished |= self._left
         self._parts.keeper.finish(self._boundary())
-        self._parts.metrics.close()
 
     def __enter__(self) -> Run:
         return self
@@ -332,7 +330,7 @@ class Run:
     def _count_step(self) -> None:
         self._position.step += 1
         now = self._parts.clock.now()
-        self._parts.metrics.write(self._position.step, now)
+        self._parts.reporter.metrics.write(self._position.step, now)
         self._parts.reporter.stepped(self._position.step, now)
 
     def _pass_by(self) -> None:

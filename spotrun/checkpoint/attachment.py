@@ -14,7 +14,7 @@ import torch.distributed
 
 from spotrun.checkpoint.keeper import Keeper
 from spotrun.checkpoint.order import Orders
-from spotrun.checkpoint.report import Metrics, Reporter, say
+from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored, newest_whole
 from spotrun.checkpoint.run import Parts, Run
 from spotrun.checkpoint.saver import Saver
@@ -109,13 +109,12 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         cadence=_cadence(settings),
         clock=settings.clock,
     )
-    step = restored.entry.step if restored else 0
-    metrics = Metrics(settings.scratch, step=step, clock=settings.clock)
+    reporter.metrics.begin(restored.entry.step if restored else 0)
     if restored is not None:
         components.restore_randomness(restored.tree)  # for loops that call run.step(); the others do it again
     atexit.register(_at_exit, keeper, reporter)
     reporter.write(now=True)
-    return Run(Parts(components, keeper, reporter, metrics, settings.clock, total_steps, restored))
+    return Run(Parts(components, keeper, reporter, settings.clock, total_steps, restored))
 
 
 def _claim_and_read(store: BlobStore, lineage: Lineage, reporter: Reporter) -> Restored | None:
