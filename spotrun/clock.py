@@ -65,8 +65,8 @@ class ScaledClock:
     scale: float
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, not {self.scale}")
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale must be positive and finite, not {self.scale}")
 
     def now(self) -> datetime:
         return self.origin + timedelta(seconds=(time.time() - self.origin.timestamp()) * self.scale)
@@ -87,10 +87,17 @@ class ScaledClock:
 
 
 def clock_from_text(text: str | None) -> SystemClock | ScaledClock:
-    """The clock that `to_text` described; the system's clock for None, the empty string and scale 1."""
+    """The clock that `to_text` described; the system's clock for None, the empty string and scale 1.
+
+    Raises:
+        ValueError: the text describes no clock.
+    """
     if not text:
         return SystemClock()
     scale, _, origin = text.partition("@")
-    if float(scale) == 1.0:
-        return SystemClock()
-    return ScaledClock(datetime.fromtimestamp(float(origin), timezone.utc), float(scale))
+    try:
+        if float(scale) == 1.0:
+            return SystemClock()
+        return ScaledClock(datetime.fromtimestamp(float(origin), timezone.utc), float(scale))
+    except (ValueError, OverflowError, OSError) as err:  # the last two: instants that no calendar has
+        raise ValueError(f"{text!r} is no clock; it is written as scale@origin, like 60.0@1767268800.0") from err

@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 __all__ = ["format_bytes", "format_duration", "format_percent", "format_usd", "parse_duration", "write_duration"]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)\s*")
 _CENT = Decimal("0.01")
 
 
@@ -19,12 +19,12 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         ValueError: the text is no such duration; the message shows how to write one.
     """
-    compact = text.replace(" ", "").lower()
-    parts = _PART.findall(compact)
-    if not parts or "".join(number + unit for number, unit in parts) != compact:
+    written = text.strip().lower()
+    parts = list(_PART.finditer(written))
+    if not parts or "".join(part[0] for part in parts) != written:
         raise ValueError(f"{text!r} is not a duration; write it with a unit, like 90s, 30m, 6h, 1h30m or 2d")
     try:
-        return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+        return timedelta(seconds=sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
     except OverflowError:
         raise ValueError(f"{text!r} is longer than spotrun can count") from None
 
@@ -66,19 +66,19 @@ def format_usd(amount: Decimal) -> str:
     size = abs(amount)
     if size == 0 or size >= _CENT:
         return f"{sign}${size.quantize(_CENT, ROUND_HALF_EVEN):,}"
-    return f"{sign}${size:.2g}" if size >= Decimal("0.0001") else f"{sign}${size:f}"
+    return f"{sign}${Decimal(f'{size:.1e}'):f}"
 
 
 def format_percent(share: Decimal | float) -> str:
     """A share of one as percent with one decimal, e.g. `64.2 %`."""
-    return f"{float(share) * 100:.1f} %"
+    return f"{round(float(share) * 100, 1) + 0.0:.1f} %"  # adding zero: never "-0.0"
 
 
 def format_bytes(count: int) -> str:
     """Bytes in decimal units, e.g. `1.3 GB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < (1000 if unit == "B" else 999.95):  # what would be shown as 1000.0 is 1.0 of the next
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

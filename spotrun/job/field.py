@@ -51,7 +51,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _INPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TAG = re.compile(r"[\w .:/=+@-]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|min|m|h|d) *)+$"
+_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)? *(ms|s|min|m|h|d) *)+$"
 
 
 def wrong(text: str, *, field: str = "") -> PydanticCustomError:

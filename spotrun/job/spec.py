@@ -173,7 +173,8 @@ class Checkpoint(_Section):
     section: ClassVar[str] = "checkpoint"
 
     uri: Place
-    """Where runs are stored, each below its job's id: a URL like `s3://bucket/runs`, or an absolute path."""
+    """Where runs are stored, each below its job's id: a URL like `s3://bucket/runs`, or a path that begins with
+    `/`, `~/` or, from the directory of submission, `./`."""
 
     interval: Interval = "auto"
     """Time between two commits; `auto` weighs the measured cost of a commit against the market's interruptions."""
