@@ -15,10 +15,15 @@ __all__ = ["NOTICE_GRACE", "judged", "left_to_the_provider"]
 # announced; ending it ourselves before would forfeit the free first hour.
 NOTICE_GRACE = timedelta(seconds=60)
 
+# A notice further ahead than this does not keep us from ending a machine: EC2 gives two minutes, and a wrong deadline
+# must not make a machine immortal.
+_NOTICE_AHEAD_MAX = timedelta(minutes=5)
+
 
 def left_to_the_provider(job: Job, attempt: Attempt) -> bool:
     """Whether the provider has said that it ends the machine, and should still be given the time to."""
-    return attempt.notice_deadline is not None and job.at < attempt.notice_deadline + NOTICE_GRACE
+    deadline = attempt.notice_deadline
+    return deadline is not None and deadline - _NOTICE_AHEAD_MAX <= job.at < deadline + NOTICE_GRACE
 
 
 def judged(job: Job) -> Job:

@@ -185,6 +185,16 @@ SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
         (tick(13), "Training", ("terminate i-1",)),
         (gone(1, 14, EndReason.TERMINATED), "Stopped", NOTHING),
     ],
+    "a notice far ahead makes no machine immortal": [
+        (submitted(), "Pending", PLACE),
+        (placed(1, 0), "Pending", ("launch 1",)),
+        (launched(1, 0), "Starting", NOTHING),
+        (training(1, 1), "Training", NOTHING),
+        (noticed(1, 2, 600), "Training", NOTHING),
+        (stop(9), "Training", NOTHING),
+        (tick(11), "Training", ("terminate i-1",)),
+        (gone(1, 12, EndReason.TERMINATED), "Stopped", NOTHING),
+    ],
 }
 
 
