@@ -1,0 +1,74 @@
+"""Tensors in blobs: any safetensors reader can open them, equal layers give equal blobs, memory is kept."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+from full_job import digest
+
+from spotrun.checkpoint.pack import Staging, lay_out
+from spotrun.checkpoint.tensor import DTYPES, safetensors_name, view_bytes
+
+
+def packed(tensors: dict[str, torch.Tensor], limit: int = 1 << 20) -> tuple[Staging, list[bytes]]:
+    staging = Staging()
+    staging.fill(lay_out(tensors, lambda name: name.partition(".")[0], limit=limit), tensors)
+    return staging, [bytes(part) for part in staging.parts()]
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_every_blob_is_a_safetensors_file() -> None:
+    """Also of dtypes the format does not know: those are there as bytes."""
+    tensors = {f"a.{name}": (torch.arange(6) % 2).to(dtype) for name, dtype in DTYPES.items()}
+    tensors |= {
+        "b.scalar": torch.tensor(1.5),
+        "b.empty": torch.empty(0, 3),
+        "b.turned": torch.arange(6.0).view(2, 3).t(),
+    }
+    staging, blobs = packed(tensors)
+    assert len(blobs) == 2
+    read = {name: tensor for blob in blobs for name, tensor in safetensors.torch.load(blob).items()}
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        if safetensors_name(str(tensor.dtype).removeprefix("torch.")):
+            assert digest(read[name]) == digest(tensor.contiguous())
+        else:
+            assert read[name].dtype == torch.uint8
+    for layout, blob in zip(staging.layouts, blobs, strict=True):
+        memory = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+        for slot in layout.slots:
+            view = view_bytes(memory, start=slot.start, dtype=slot.dtype, shape=slot.shape, key="")
+            assert digest(view) == digest(tensors[slot.name].contiguous())
+
+
+def test_blobs_keep_to_their_limit_and_a_large_tensor_has_one_of_its_own() -> None:
+    """So that several can be sent at once, and none needs more memory than it must."""
+    tensors = {f"a.{number}": torch.zeros(100) for number in range(10)} | {"a.large": torch.zeros(1000)}
+    staging, _ = packed(tensors, limit=1200)
+    sizes = [sum(slot.end - slot.start for slot in layout.slots) for layout in staging.layouts]
+    assert sorted(sizes) == [400, 1200, 1200, 1200, 4000]
+
+
+def test_the_same_layers_give_the_same_bytes() -> None:
+    """A group that has not changed is found again by its digest, whatever the other groups do."""
+    frozen = {"frozen.a": torch.randn(5), "frozen.b": torch.randn(2, 2).bfloat16()}
+    _, first = packed(frozen | {"models.c": torch.zeros(3)})
+    _, second = packed(frozen | {"models.c": torch.ones(3)})
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+
+
+def test_staging_memory_is_kept_and_independent_of_the_tensors() -> None:
+    """A second fill of the same layout uses the same memory; changing a tensor afterwards changes nothing."""
+    tensor = torch.arange(8.0)
+    layout = lay_out({"a": tensor}, lambda name: name)
+    staging = Staging()
+    staging.fill(layout, {"a": tensor})
+    before = staging.parts()[0]
+    kept = bytes(before)
+    tensor.zero_()
+    assert bytes(before) == kept
+    staging.fill(layout, {"a": tensor})
+    assert staging.parts()[0].obj.ctypes.data == before.obj.ctypes.data
+    assert bytes(before) != kept
