@@ -10,10 +10,12 @@ Press Ctrl-C and run the same command again: it resumes at the next step, with t
 import argparse
 import math
 import os
+import random
 import sysconfig
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
@@ -37,6 +39,8 @@ PEAK_RATE, WARM_UP_STEPS = 3e-3, 100
 HEAD_WIDTH = 32
 DROPOUT = 0.1
 
+random.seed(arguments.seed)
+np.random.seed(arguments.seed)  # noqa: NPY002  unused here, but part of what a checkpoint holds
 torch.manual_seed(arguments.seed)
 torch.set_num_threads(arguments.threads)
 torch.use_deterministic_algorithms(mode=True)

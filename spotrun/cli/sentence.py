@@ -17,6 +17,7 @@ from spotrun.job import (
     Phase,
     Placed,
     Progressed,
+    RefusalKind,
     StopRequested,
     Submitted,
     Ticked,
@@ -50,15 +51,13 @@ def _sentence(event: Event, before: Job | None) -> str:
         case Submitted():
             return f"submitted {event.job_id}"
         case Placed():
-            market = "spot" if event.market == "spot" else "on-demand"
-            price = f"{format_usd(event.price_usd_per_hour)}/h"
-            return f"attempt {event.attempt}: asking for {event.instance_type} {market} in {event.zone} at {price}: {event.reason}"
+            return ""  # told with its answer
         case Waited():
             return event.reason
         case Launched():
-            return f"attempt {event.attempt}: machine {event.instance_id} is up"
+            return _launched(event, before)
         case LaunchRefused():
-            return f"attempt {event.attempt}: refused ({event.refusal.value}): {event.answer}"
+            return _refused(event, before)
         case Progressed():
             return _progress(event, before)
         case Noticed():
@@ -75,6 +74,23 @@ def _sentence(event: Event, before: Job | None) -> str:
             return ""
         case _:
             assert_never(event)
+
+
+def _refused(event: LaunchRefused, before: Job | None) -> str:
+    attempt = before.attempt if before is not None else None
+    where = f" in {attempt.zone}" if attempt is not None else ""
+    if event.refusal is RefusalKind.CAPACITY:
+        return f"attempt {event.attempt}: no capacity{where}"
+    return f"attempt {event.attempt}: refused{where} ({event.refusal.value}): {event.answer}"
+
+
+def _launched(event: Launched, before: Job | None) -> str:
+    attempt = before.attempt if before is not None else None
+    if attempt is None:
+        return f"attempt {event.attempt}: machine {event.instance_id} is up"
+    market = "spot" if attempt.market == "spot" else "on-demand"
+    price = f"{format_usd(attempt.price_usd_per_hour)}/h"
+    return f"attempt {event.attempt}: {attempt.instance_type} {market} in {attempt.zone} at {price}, {attempt.reason}"
 
 
 def _progress(event: Progressed, before: Job | None) -> str:

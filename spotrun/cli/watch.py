@@ -17,7 +17,7 @@ from spotrun.cli.sentence import tell
 from spotrun.controller import Accountant, Controller, Follower, Journal, Outside, request_stop
 from spotrun.cost import measure_savings
 from spotrun.errors import LeaseLost, ProviderError, SpotrunError, StoreError
-from spotrun.job import Heartbeat, Job, Waited, step
+from spotrun.job import Event, Heartbeat, Job, Launched, LaunchRefused, Waited, step
 from spotrun.store import open_store
 from spotrun.units import format_duration
 
@@ -108,6 +108,7 @@ class _Shown:
     money: Money | None = None
     looks: int = 0
     events: int = 0
+    shortage: bool = False  # told that every pool refuses
 
 
 class _Viewer:
@@ -130,12 +131,21 @@ class _Viewer:
             before = self._job
             self._job, _ = step(before, event)
             sentence = tell(event, before, self._job)
-            repeats = isinstance(event, Waited) and before is not None and before.wait_until is not None
-            if sentence and not repeats:
+            if sentence and not self._is_repetition(event):
                 since = format_duration(event.at - self._job.submitted_at)
                 self._console.print(Text.assemble((f"{since:>12}  ", "dim"), sentence))
         self._shown.events = len(events)
         return job
+
+    def _is_repetition(self, event: Event) -> bool:
+        """Whether it is one more refusal or wait of a shortage that has been told; the panel says how long it lasts."""
+        if isinstance(event, Waited | LaunchRefused):
+            repeated = self._shown.shortage
+            self._shown.shortage |= isinstance(event, Waited)
+            return repeated
+        if isinstance(event, Launched):
+            self._shown.shortage = False
+        return False
 
     def picture(self, trouble: SpotrunError | None) -> RenderableType:
         """The panel, with money and heartbeat as fresh as the store allows."""

@@ -10,12 +10,15 @@ from spotrun.job.state import Action, Attempt, AttemptPhase, Job, Launch, Place,
 
 __all__ = ["EXIT_GRACE", "STOP_GRACE", "control", "outstanding"]
 
-# From asking an attempt to stop until ending its machine: the grace that SageMaker gives between SIGTERM and the end.
-STOP_GRACE = timedelta(seconds=120)
+# From asking an attempt to stop until ending its machine: the 120 s that SageMaker gives between SIGTERM and the end are
+# the agent's to give; it needs the rest to ship its last words.
+STOP_GRACE = timedelta(seconds=180)
+_STOP_GRACE_WALL_S = 20.0
 
 # From the agent's last word until ending the machine ourselves: a machine whose command is over shuts itself down, and
 # takes seconds for it; each further second is paid for nothing.
 EXIT_GRACE = timedelta(seconds=60)
+_EXIT_GRACE_WALL_S = 5.0
 
 
 def outstanding(job: Job) -> tuple[Action, ...]:
@@ -52,8 +55,15 @@ def _unwelcome(job: Job, attempt: Attempt) -> str | None:
     if attempt.unwanted:
         return f"the job was already ending when the machine came: {attempt.stopping_why}"
     if attempt.phase is AttemptPhase.EXITED:
-        gone = attempt.exit is not None and job.at - attempt.exit.at >= EXIT_GRACE
+        gone = attempt.exit is not None and job.at - attempt.exit.at >= _grace(job, EXIT_GRACE, _EXIT_GRACE_WALL_S)
         return "its command has ended and the machine is still there" if gone else None
-    if attempt.stopping_since is not None and job.at - attempt.stopping_since >= STOP_GRACE:
-        return f"asked to stop {int(STOP_GRACE.total_seconds())} s ago and still there: {attempt.stopping_why}"
+    grace = _grace(job, STOP_GRACE, _STOP_GRACE_WALL_S)
+    if attempt.stopping_since is not None and job.at - attempt.stopping_since >= grace:
+        return f"asked to stop {int(grace.total_seconds())} s ago and still there: {attempt.stopping_why}"
     return None
+
+
+def _grace(job: Job, grace: timedelta, wall_s: float) -> timedelta:
+    """`grace` of job time, but never less than `wall_s` of wall time: processes do not end faster on a fast clock."""
+    scale = job.spec.local.time_scale if job.spec.provider == "local" else 1.0
+    return max(grace, timedelta(seconds=wall_s * scale))
