@@ -131,14 +131,14 @@ class Run:
             CheckpointError: the run stopped in the middle of an epoch of another loader.
         """
         alone = not self._loop
-        self._enter("batches")
-        self._passes += 1
-        if self._passes > 1:
+        if self._passes:
             raise CheckpointError(
                 "run.batches was called a second time "
                 + ("outside run.epochs: write `for epoch in run.epochs(n)` around it" if alone else "in one epoch")
                 + ", and a resume could not tell the two apart. For validation, iterate over the loader itself."
             )
+        self._enter("batches")
+        self._passes = 1
         try:
             if alone:
                 self._begin_epoch()
