@@ -35,8 +35,8 @@ ATTEMPT_MAX = 999_999  # six digits, so that keys sort as numbers do
 STEP_MAX = 999_999_999_999
 SEQ_MAX = 1_000_000  # entries of a log: a commit a minute for two years
 
-MANIFEST_KEY = r"^manifests/\d{12}-\d{6}(-\d{1,3})?\.json$"
-BLOB_KEY = r"^blobs/\d{6}/[0-9a-f]{64}$"
+MANIFEST_KEY = r"^manifests/[0-9]{12}-[0-9]{6}(-[0-9]{1,3})?\.json$"  # \d would take the digits of any script
+BLOB_KEY = r"^blobs/[0-9]{6}/[0-9a-f]{64}$"
 TEMPORARY = ".spotrun-tmp"  # where a FileStore keeps files that are not finished; no key may name it
 
 _LOG_KEY = re.compile(r"log/(\d{8})\.json", re.ASCII)
