@@ -40,7 +40,7 @@ HEAD_WIDTH = 32
 DROPOUT = 0.1
 
 random.seed(arguments.seed)
-np.random.seed(arguments.seed)  # noqa: NPY002  unused here, but part of what a checkpoint holds
+np.random.seed(arguments.seed)
 torch.manual_seed(arguments.seed)
 torch.set_num_threads(arguments.threads)
 torch.use_deterministic_algorithms(mode=True)

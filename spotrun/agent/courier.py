@@ -39,9 +39,12 @@ class Source(Protocol):
 class Stream:
     """Ships a source as numbered chunks, from 0 without gaps."""
 
-    def __init__(self, source: Source, key: Callable[[int], str]) -> None:
+    def __init__(
+        self, source: Source, key: Callable[[int], str], *, confirm: Callable[[], None] = lambda: None
+    ) -> None:
         self._source = source
         self._key = key
+        self._confirm = confirm  # called once what was taken is in the store
         self._number = 0
         self._unsent = b""
 
@@ -54,6 +57,7 @@ class Stream:
             store.write(self._key(self._number), [self._unsent])
             self._number += 1
             self._unsent = b""
+            self._confirm()
         return False
 
 
@@ -78,9 +82,10 @@ class Courier:
         self._notices = notices
         self._place = Place(config.attempt)
         self._mailbox = Mailbox(config.scratch)
+        metrics = MetricTail(self._mailbox.metrics)
         self._streams = (
             Stream(log, self._place.log),
-            Stream(MetricTail(self._mailbox.metrics), self._place.metrics),
+            Stream(metrics, self._place.metrics, confirm=metrics.confirm),
         )
         self._period_s = at_least(clock, config.timing.beat_s, config.timing.beat_wall_s)
         self._changed = threading.Condition()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+from spotrun.job.message import SHIPPED
 
 __all__ = ["MetricTail"]
 
@@ -14,8 +17,16 @@ class MetricTail:
 
     def __init__(self, path: Path, *, chunk_bytes_max: int = _CHUNK_BYTES_MAX) -> None:
         self._path = path
+        self._shipped = path.with_name(SHIPPED)
         self._chunk_bytes_max = chunk_bytes_max
         self._offset = 0
+
+    def confirm(self) -> None:
+        """Tells the training that everything taken so far is in the store: a commit need not carry it any more."""
+        draft = self._shipped.with_name(f".{SHIPPED}.new")
+        with contextlib.suppress(OSError):  # then the next commit carries more than it must
+            draft.write_text(str(self._offset), encoding="ascii")
+            draft.replace(self._shipped)
 
     def take(self) -> bytes:
         """The next whole lines, up to a chunk; empty when there is no news."""

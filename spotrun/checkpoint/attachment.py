@@ -109,7 +109,7 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         cadence=_cadence(settings),
         clock=settings.clock,
     )
-    reporter.metrics.begin(restored.entry.step if restored else 0)
+    reporter.metrics.begin(restored.entry.step if restored else 0, restored.manifest.metrics if restored else ())
     if restored is not None:
         components.restore_randomness(restored.tree)  # for loops that call run.step(); the others do it again
     atexit.register(_at_exit, keeper, reporter)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,13 +15,15 @@ import torch
 
 from spotrun.clock import Clock, SystemClock
 from spotrun.errors import SpecError
-from spotrun.job.message import Progress, TrainingPhase
+from spotrun.job.message import SHIPPED, Progress, TrainingPhase
+from spotrun.store.manifest import METRICS_MAX
 
-__all__ = ["Metrics", "Reporter", "say"]
+__all__ = ["Metrics", "Reporter", "say", "unshipped"]
 
 _WRITE_EVERY_S = 0.2  # wall time between two progress files, but for what must be known at once
 _RATE_STEPS = 50  # steps over which the speed is measured
 _WARNINGS_MAX = 50
+_LINE_MAX = 1000  # characters; a longer line of metrics is left to the agent alone
 
 
 def say(sentence: str) -> None:
@@ -104,10 +107,17 @@ class Metrics:
         self._values: dict[str, float | None] = {}
         self._file: TextIO | None = None
 
-    def begin(self, step: int) -> None:
-        """Opens the file. Lines of steps after `step` are of work that was lost and is done again: they go."""
+    def begin(self, step: int, brought: Sequence[str] = ()) -> None:
+        """Opens the file. Lines of steps after `step` are of work that was lost and is done again: they go.
+
+        Args:
+            step: the step that the run goes on from.
+            brought: lines that the commit carried, because the machine of the attempt before may have died with them.
+        """
         _drop_after(self._path, step)
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        if self._file.tell() == 0:
+            self._file.writelines(line + "\n" for line in brought)
 
     @property
     def loss(self) -> float | None:
@@ -138,6 +148,22 @@ class Metrics:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def unshipped(scratch: Path) -> tuple[str, ...]:
+    """The newest lines of the metrics that the agent has not brought to the store yet: a commit carries them along."""
+    try:
+        told = (scratch / SHIPPED).read_text(encoding="ascii")
+        offset = int(told) if told.isdigit() else 0
+    except FileNotFoundError:
+        offset = 0
+    try:
+        with (scratch / "metrics.jsonl").open("rb") as file:
+            file.seek(offset)
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(line for line in lines[-METRICS_MAX:] if len(line) <= _LINE_MAX)
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from spotrun.checkpoint.pack import Layout, Staging, lay_out
+from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.state import group_of
@@ -40,6 +41,7 @@ class Snapshot:
     step: int
     document: Any
     fingerprint: Mapping[str, str]
+    metrics: tuple[str, ...]
     captured_at: datetime
     on_notice: bool
     stall_s: float
@@ -102,6 +104,7 @@ class Saver:
             step=step,
             document=flat.document,
             fingerprint=fingerprint,
+            metrics=unshipped(self._settings.scratch) if self._settings.in_job else (),
             captured_at=captured_at,
             on_notice=on_notice,
             stall_s=self._clock.monotonic() - since,
@@ -167,6 +170,7 @@ class Saver:
             fingerprint=dict(snapshot.fingerprint),
             on_notice=snapshot.on_notice,
             resumed_from=self._resumed_from,
+            metrics=snapshot.metrics,
             spotrun_version=version("spotrun"),
         )
         entry = self._lineage.commit(manifest)

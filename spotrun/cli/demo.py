@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spotrun.cli.home import Home
+from spotrun.units import format_duration
+
+if TYPE_CHECKING:
+    from spotrun.job import GeneratorMarket, TraceMarket
 
 __all__ = ["demo"]
 
@@ -38,11 +42,11 @@ def demo(
     if data is not None:
         words = [*str(spec.command).split(), "--data", data]
         spec = spec.model_copy(update={"command": tuple(words)})
-    market = spec.local.market
     console.print(Rule("[bold]1/3  a job on a stormy spot market", align="left"))
+    scale = spec.local.time_scale
     console.print(
-        f"{spec.local.time_scale:g} times as fast as life: 1 s here is {spec.local.time_scale / 60:g} min for the job. "
-        f"Simulated zones and prices, {market!r}.",
+        f"Time runs {scale:g} times as fast: a second here is {scale / 60:g} minutes for the job. Zones and prices are "
+        f"simulated{_weather(spec.local.market)}.",
         highlight=False,
         markup=False,
     )
@@ -70,3 +74,12 @@ def demo(
         console.print(f"  {line}", highlight=False, markup=False)
     if not same:
         raise typer.Exit(1)
+
+
+def _weather(market: GeneratorMarket | TraceMarket) -> str:
+    from spotrun.job import GeneratorMarket
+
+    if not isinstance(market, GeneratorMarket):
+        return ""
+    up, down = format_duration(market.mean_up), format_duration(market.mean_down)
+    return f" from seed {market.seed}: {market.zones} zones, up for {up} and down for {down} on average"

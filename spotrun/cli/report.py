@@ -29,9 +29,10 @@ def report(
     from spotrun.cost import render_html, render_terminal, to_csv, to_json
 
     told = report_of(ctx, job)
-    for path, content in ((html, lambda: render_html(told)), (csv, lambda: to_csv(told))):
-        if path is not None:
-            _write(path, content())
+    if html is not None:
+        _write(html, render_html(told))
+    if csv is not None:
+        _write(csv, to_csv(told))
     if as_json:
         typer.echo(to_json(told))
     else:

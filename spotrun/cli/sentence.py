@@ -25,7 +25,7 @@ from spotrun.job import (
     Waited,
 )
 from spotrun.job.message import Progress
-from spotrun.units import format_duration, format_usd
+from spotrun.units import format_duration
 
 __all__ = ["tell"]
 
@@ -89,8 +89,7 @@ def _launched(event: Launched, before: Job | None) -> str:
     if attempt is None:
         return f"attempt {event.attempt}: machine {event.instance_id} is up"
     market = "spot" if attempt.market == "spot" else "on-demand"
-    price = f"{format_usd(attempt.price_usd_per_hour)}/h"
-    return f"attempt {event.attempt}: {attempt.instance_type} {market} in {attempt.zone} at {price}, {attempt.reason}"
+    return f"attempt {event.attempt}: {attempt.instance_type} {market} in {attempt.zone}, {attempt.reason}"
 
 
 def _progress(event: Progressed, before: Job | None) -> str:

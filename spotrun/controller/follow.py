@@ -94,10 +94,17 @@ class Follower:
             yield LogPiece(attempt=attempt, text=data.decode("utf-8", "replace"))
 
     def metrics(self, job_id: str, *, follow: bool = False, stop: threading.Event | None = None) -> Iterator[MetricRow]:
-        """The metrics of all attempts, in order. A step done again after an interruption appears for both attempts."""
+        """The metrics of all attempts, in order. A step done again after an interruption appears for both attempts.
+
+        A line that a commit carried from one attempt to the next, because the first may not have shipped it, comes once.
+        """
+        seen: set[bytes] = set()
         pieces = self._pieces(job_id, lambda place: f"{place.prefix}/metrics/", follow=follow, stop=stop)
         for attempt, data in pieces:
             for line in data.splitlines():
+                if line in seen:
+                    continue
+                seen.add(line)
                 try:
                     values = json.loads(line)
                 except ValueError:

@@ -1,7 +1,7 @@
 """What the parts of a job tell each other, as small JSON documents.
 
     training  -> agent        progress.json, metrics.jsonl in the attempt's work directory
-    agent     -> training     request.json there, followed by SIGTERM to the training's main process
+    agent     -> training     request.json there, followed by SIGTERM to the training's main process; metrics.shipped
     agent     -> controller   heartbeat.json, exit.json, log and metrics chunks in the job's place in the store
     controller-> agent        control.json there: the lease and what is asked of the attempt
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 __all__ = [
     "EXIT_FENCED",
+    "SHIPPED",
     "Ask",
     "Commit",
     "Control",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+SHIPPED = "metrics.shipped"  # beside metrics.jsonl: how many of its bytes the agent has brought to the store
 EXIT_FENCED = 77  # the exit code of a training that a newer attempt has fenced
 
 

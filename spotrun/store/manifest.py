@@ -27,12 +27,13 @@ from pydantic.dataclasses import dataclass
 from spotrun.errors import CheckpointCorrupt
 from spotrun.store.key import ATTEMPT_MAX, BLOB_KEY, STEP_MAX
 
-__all__ = ["DTYPE_SIZES", "MANIFEST_BYTES_MAX", "BlobRef", "Manifest", "TensorRef", "decode_manifest"]
+__all__ = ["DTYPE_SIZES", "MANIFEST_BYTES_MAX", "METRICS_MAX", "BlobRef", "Manifest", "TensorRef", "decode_manifest"]
 
 MANIFEST_BYTES_MAX = 256 << 20  # a million tensors and the JSON state of a large data set's order
 _BLOB_BYTES_MAX = 50 * 10**12  # the largest object S3 stores
 _BLOBS_MAX = 100_000
 _TENSORS_MAX = 1_000_000
+METRICS_MAX = 10_000  # lines: minutes of the fastest loops, and an agent that works ships them within seconds
 _DIMENSIONS_MAX = 64  # torch's own limit
 _DEPTH_MAX = 100  # of nested JSON state; the parser's own limit is 200
 
@@ -99,6 +100,7 @@ class Manifest(BaseModel):
     fingerprint: Annotated[dict[_Text, _Text], Field(max_length=1000)] = {}
     on_notice: bool = False
     resumed_from: _Step | None = None  # the step this attempt started from
+    metrics: Annotated[tuple[_Text, ...], Field(max_length=METRICS_MAX)] = ()  # lines that may be on no other medium
     spotrun_version: _Text = ""
 
     @property
