@@ -67,7 +67,7 @@ class FsspecStore:
             raise SpecError(f"{uri} cannot be used: {err}") from err
         self._root = str(self._fs._strip_protocol(uri.replace("s3a://", "s3://", 1))).rstrip("/")
         if scheme == "s3":
-            if not self._root:
+            if uri.partition("://")[2][:1] in {"", "/"}:
                 raise SpecError(f"{uri!r} names no bucket; write s3://bucket/path")
             self._fs.retries = 1
 

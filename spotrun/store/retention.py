@@ -22,7 +22,7 @@ __all__ = ["prune"]
 
 
 def prune(store: BlobStore, entries: Sequence[CommitEntry], keep: int) -> int:
-    """Removes all but the last `keep` commits, and returns how many objects it removed.
+    """Removes all but the last `keep` commits that are still there, and returns how many objects it removed.
 
     Manifests go first, then the blobs that no kept manifest names. Blobs of the newest commit's own attempt go only if
     a removed manifest names them, because others may belong to a save that is under way. If a kept manifest cannot be
@@ -41,7 +41,12 @@ def prune(store: BlobStore, entries: Sequence[CommitEntry], keep: int) -> int:
         raise ValueError(f"keep must be at least 1, not {keep}")
     if not entries:
         return 0
-    kept, old = entries[-keep:], entries[:-keep]
+    listed = store.list(MANIFEST_PREFIX)
+    names = set(listed)
+    there = [entry for entry in entries if entry.manifest in names]  # the others were pruned before
+    if not there or there[-1] is not entries[-1]:
+        raise CheckpointCorrupt(entries[-1].manifest, "it is missing, though it is the newest, so nothing is pruned")
+    kept, old = there[-keep:], there[:-keep]
     own = entries[-1].attempt
     needed = {blob.key for entry in kept for blob in read_manifest(store, entry).blobs}
     named = {blob.key for entry in old if entry.attempt == own for blob in _blobs_of(store, entry)}
@@ -62,7 +67,7 @@ def _blobs_of(store: BlobStore, entry: CommitEntry) -> tuple[BlobRef, ...]:
     try:
         return read_manifest(store, entry).blobs
     except CheckpointCorrupt:
-        return ()  # pruned before, or damaged: its blobs go once a newer attempt prunes
+        return ()  # its blobs go once a newer attempt prunes
 
 
 def _is_of(key: str, newest: int) -> bool:

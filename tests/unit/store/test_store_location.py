@@ -1,0 +1,96 @@
+"""From a URL to a store, or to one sentence that says why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spotrun.errors import SpecError, StoreError
+from spotrun.store import FileStore, RetryingStore, open_store
+from spotrun.store.remote import FsspecStore
+
+LEAN = """
+import sys
+from spotrun.store import open_store
+open_store(sys.argv[1])
+print([name for name in ("s3fs", "fsspec", "botocore", "torch") if name in sys.modules])
+"""
+
+
+def inner(uri: str) -> object:
+    store = open_store(uri)
+    assert isinstance(store, RetryingStore)
+    return store.inner
+
+
+def test_paths_and_file_urls_are_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative ones are below the current directory, at the time of opening."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    cases = {
+        str(tmp_path / "a"): tmp_path / "a",
+        "b/c": tmp_path / "b" / "c",
+        "./.spotrun/train": tmp_path / ".spotrun" / "train",
+        "~/runs": tmp_path / "home" / "runs",
+        f"file://{tmp_path}/d%20e": tmp_path / "d e",
+        f"FILE://localhost{tmp_path}/f": tmp_path / "f",
+        "with:colon": tmp_path / "with:colon",
+    }
+    for uri, root in cases.items():
+        store = inner(uri)
+        assert isinstance(store, FileStore)
+        assert store.root == root
+        assert root.is_dir()
+
+
+def test_memory_is_shared_by_all_who_open_it_in_a_process(tmp_path: Path) -> None:
+    """Two stores at one URL see each other's objects; at another, they do not."""
+    uri = f"memory://{tmp_path.name}/x"
+    open_store(uri).write("k", [b"v"])
+    assert open_store(uri).read("k") == b"v"
+    assert open_store(f"memory://{tmp_path.name}/y").list("") == []
+    assert isinstance(inner(uri), FsspecStore)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("", "not a place"),
+        ("bad\0path", "not a place"),
+        ("file://server/share", "another machine"),
+        ("file://", "another machine"),
+        ("s3://", "no bucket"),
+        ("s3:///path", "no bucket"),
+        ("nonsense://x/y", "does not know"),
+        ("http://host/x", "exclusive creation"),
+        ("ftp://host/x", "exclusive creation"),
+        ("gs://bucket/x", "exclusive creation"),
+        ("local://x", "exclusive creation"),
+    ],
+)
+def test_a_wrong_url_is_refused_in_one_sentence_that_names_it(uri: str, told: str) -> None:
+    """Before anything is launched."""
+    with pytest.raises(SpecError, match=told) as caught:
+        open_store(uri)
+    assert len(caught.value.problems) == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    """A file is in the way."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot use"):
+        open_store(str(tmp_path / "file" / "runs"))
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208 - exactly the names
+
+
+def test_a_directory_needs_no_remote_libraries(tmp_path: Path) -> None:
+    """Starting a store of files must not pay for S3."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAN, str(tmp_path)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert ended.stdout.strip() == "[]"
