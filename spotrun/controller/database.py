@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5350_4F54  # "SPOT", in the header of the file: no other program's database is ever changed
 BUSY_TIMEOUT_MS = 10_000  # a writer holds the database for one fsync; ten seconds is a disk in trouble
 
 _metadata = MetaData()
@@ -87,7 +88,7 @@ def open_engine(where: Path | str) -> Engine:
     if isinstance(where, str):
         return create_engine(where)
     engine = create_engine(URL.create("sqlite", database=str(where)))
-    _guard(engine)
+    _guard(engine, fresh=False)
     return engine
 
 
@@ -102,7 +103,7 @@ def make_sqlite(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(URL.create("sqlite", database=str(fresh)), poolclass=NullPool)
-        _guard(engine)
+        _guard(engine, fresh=True)
         with engine.begin() as connection:
             prepare(connection)
         engine.dispose()
@@ -162,7 +163,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _guard(engine: Engine) -> None:
+def _guard(engine: Engine, *, fresh: bool) -> None:
     """Sets what durability rests on for each connection, and starts transactions that say whether they write."""
 
     @event.listens_for(engine, "connect")
@@ -170,6 +171,13 @@ def _guard(engine: Engine) -> None:
         connection.isolation_level = None  # transactions are ours: see `begin`
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        if fresh:
+            cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        elif cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise JournalCorrupt(
+                f"{engine.url.database} is a database, but no journal of spotrun. Nothing was changed in it, and nothing is "
+                "launched; choose another home with --home or SPOTRUN_HOME."
+            )
         mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise JournalError(

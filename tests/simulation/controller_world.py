@@ -7,7 +7,7 @@ machine do what it would have done. The provider and the machines keep their own
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -97,6 +97,7 @@ class Machine:
     beat: int = 0
     exit: Exit | None = None
     is_duplicate: bool = False
+    is_stubborn: bool = False  # does not listen
 
     @property
     def lives(self) -> bool:
@@ -114,14 +115,17 @@ class SimProvider:
         self.faults = faults
         self.machines: list[Machine] = []
         self.launches: list[tuple[datetime, LaunchRequest]] = []
-        self.on_launch = lambda request: None
+        self.on_launch: Callable[[LaunchRequest], None] = lambda request: None
+        self.before: dict[str, Callable[[], None]] = {}  # method -> what happens, once, before it answers
+        self.terminations: list[str] = []
+        self.deaf = 0  # so many requests to end a machine are accepted and not carried out
 
     def offers(self) -> Sequence[Offer]:
-        self._maybe_throttled()
+        self._called("offers")
         return [self._offer(zone) for zone in self.ZONES]
 
     def launch(self, request: LaunchRequest) -> Instance:
-        self._maybe_throttled()
+        self._called("launch")
         self.on_launch(request)
         self.launches.append((self.clock.now(), request))
         known = next((it for it in self.machines if it.instance.token == request.token), None)
@@ -136,7 +140,7 @@ class SimProvider:
         return known.instance
 
     def observe(self, job_id: str) -> Sequence[Instance]:
-        self._maybe_throttled()
+        self._called("observe")
         now = self.clock.now()
         shown = []
         for machine in self.machines:
@@ -149,13 +153,17 @@ class SimProvider:
         return shown
 
     def terminate(self, instance_id: str) -> None:
-        self._maybe_throttled()
+        self._called("terminate")
+        self.terminations.append(instance_id)
+        if self.deaf > 0:
+            self.deaf -= 1
+            return
         for machine in self.machines:
             if machine.instance.id == instance_id and machine.lives:
                 self.end(machine, EndCause.TERMINATED)
 
     def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
-        self._maybe_throttled()
+        self._called("prices")
         return (PriceStep(at=EPOCH, usd_per_hour=offer.price_usd_per_hour),)
 
     def end(self, machine: Machine, cause: EndCause) -> None:
@@ -199,7 +207,8 @@ class SimProvider:
             on_demand_usd_per_hour=Decimal(1),
         )
 
-    def _maybe_throttled(self) -> None:
+    def _called(self, method: str) -> None:
+        self.before.pop(method, lambda: None)()
         if self._happens(self.faults.throttled):
             raise Throttled("asked too often")
 
@@ -210,16 +219,16 @@ class SimProvider:
 class FlakyStore:
     """The controller's way to the store, which is away at times. The machines have their own."""
 
-    def __init__(self, inner: BlobStore, dice: random.Random, share: float) -> None:
+    def __init__(self, inner: BlobStore, world: World) -> None:
         self.inner = inner
-        self._dice = dice
-        self._share = share
+        self._world = world
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         self._maybe_down()
         return self.inner.read(key, start, end)
 
     def write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:
+        self._world.before_write.pop(key, lambda: None)()
         self._maybe_down()
         self.inner.write(key, parts)
 
@@ -236,7 +245,7 @@ class FlakyStore:
         self.inner.delete(key)
 
     def _maybe_down(self) -> None:
-        if self._dice.random() < self._share:
+        if self._world.dice.random() < self._world.faults.store_down:
             raise StoreUnavailable("the store is away")
 
 
@@ -257,6 +266,7 @@ class World:
         self.provider = SimProvider(self.clock, self.dice, self.faults)
         self.stores: dict[str, MemoryStore] = {}  # by URI
         self.journal = Journal(self.directory / "journal.db")
+        self.before_write: dict[str, Callable[[], None]] = {}  # key -> what happens, once, before it is written
         self.unplaced: list[LaunchRequest] = []  # launches without a durable intent
         self.provider.on_launch = self._check_intent
 
@@ -265,7 +275,7 @@ class World:
         return Outside(
             home=self.directory,
             connect=lambda spec, *, job_id, submitted_at, clock, workdir: self.provider,
-            open_store=lambda uri: FlakyStore(self._store_at(uri), self.dice, self.faults.store_down),
+            open_store=lambda uri: FlakyStore(self._store_at(uri), self),
             job_clock=lambda spec, submitted_at: self.clock,
             wall=self.clock,
             chance=self.dice,
@@ -362,7 +372,7 @@ class World:
         until = booted_at + timedelta(seconds=machine.first_lease_s)
         if control is not None and control.attempt == machine.instance.attempt:
             until = max(until, control.lease_until)
-            if control.ask is Ask.STOP:
+            if control.ask is Ask.STOP and not machine.is_stubborn:
                 return Outcome.STOPPED
         if now >= until:
             return Outcome.LEASE_EXPIRED

@@ -12,8 +12,9 @@ import pytest
 from controller_world import Faults, World
 
 from spotrun.controller import Controller, Journal, Timing
-from spotrun.errors import LeaseLost
+from spotrun.errors import LeaseLost, StoreUnavailable, Throttled
 from spotrun.job import (
+    AttemptEnded,
     EndReason,
     Event,
     Launched,
@@ -23,7 +24,7 @@ from spotrun.job import (
     fold,
     step,
 )
-from spotrun.providers.provider import EndCause, Instance
+from spotrun.providers.provider import EndCause
 
 DAY_S = 86400.0
 
@@ -209,10 +210,11 @@ def test_a_job_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
     world = World(tmp_path)
     well, ill = world.submit(), world.submit()
     outside = world.outside()
-    broken = replace(world, faults=Faults(store_down=1.0))
 
     def open_store(uri: str) -> object:
-        return broken.outside().open_store(uri) if uri.endswith(ill) else world.outside().open_store(uri)
+        if uri.endswith(ill):
+            raise StoreUnavailable("the store is away")
+        return outside.open_store(uri)
 
     controller = Controller(world.journal, replace(outside, open_store=open_store), timing=world.timing)
     go(world, controller, until=lambda: world.job(well).phase.is_end)
@@ -235,44 +237,109 @@ def test_an_attempt_outlives_its_controller_but_not_its_lease(tmp_path: Path) ->
     check(world, job_id)
 
 
-def test_a_paused_controller_that_was_replaced_does_nothing(tmp_path: Path) -> None:
-    """It stops inside a turn, right before a launch; another one takes over; when it goes on, nothing is launched."""
+@pytest.mark.parametrize("where", ["observe", "offers", "control", "launch"])
+def test_a_paused_controller_that_was_replaced_does_nothing(tmp_path: Path, where: str) -> None:
+    """It stands still inside a turn while another one takes over; when it goes on, it neither writes nor launches. Where
+    it is already inside the call, the token makes its launch the other one's machine."""
     world = World(tmp_path)
     job_id = world.submit()
     first, second = world.controller(owner="first"), world.controller(owner="second")
-    at_launch: list[bool] = []
 
-    def replaced_meanwhile(request: object) -> None:
-        at_launch.append(True)
+    def be_replaced() -> None:
+        world.pass_time(world.timing.lease_wall_s + 1)
+        second.tick()
+        story.extend(world.kinds(job_id))
 
-    outside = world.outside()
-
-    def connect(*args: object, **kwargs: object) -> object:
-        return _PausedBefore(world, second)
-
-    first = Controller(world.journal, replace(outside, connect=connect), timing=world.timing, owner="first")
+    story: list[str] = []
+    if where == "control":
+        world.before_write["attempts/000001/control.json"] = be_replaced
+    else:
+        world.provider.before[where] = be_replaced
     with pytest.raises(LeaseLost):
         first.tick()
-    tokens = [request.token for _, request in world.provider.launches]
-    assert len(tokens) == 1, "only the second controller launched"
+    assert world.kinds(job_id) == story, "the first wrote nothing after it was replaced"
+    assert len(world.provider.launches) == (2 if where == "launch" else 1)
+    assert len(world.provider.machines) == 1
     assert finish(world, second, job_id) is Phase.COMPLETED
     check(world, job_id)
 
 
-class _PausedBefore:
-    """A provider whose first answer takes so long that another controller has the lease when it comes."""
+def test_a_machine_whose_launch_is_never_answered_is_adopted(tmp_path: Path) -> None:
+    """The launch answers nothing but throttles after the first, lost answer: the listing tells."""
+    world = World(tmp_path, faults=Faults(launch_lost=1.0))
+    job_id = world.submit()
+    controller = world.controller()
+    controller.tick()
 
-    def __init__(self, world: World, other: Controller) -> None:
-        self._world = world
-        self._other = other
+    def throttle() -> None:
+        world.provider.before["launch"] = throttle
+        raise Throttled("asked too often")
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._world.provider, name)
+    world.provider.before["launch"] = throttle
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    assert len(world.provider.launches) == 1
+    check(world, job_id)
 
-    def observe(self, job_id: str) -> list[Instance]:
-        self._world.pass_time(self._world.timing.lease_wall_s + 1)
-        self._other.tick()
-        return []
+
+def test_what_others_write_during_a_turn_is_taken_in_at_once(tmp_path: Path) -> None:
+    """A stop arrives while the provider is being asked for offers: nothing is placed after it."""
+    world = World(tmp_path)
+    job_id = world.submit()
+
+    def stop() -> None:
+        world.journal.append(job_id, 1, StopRequested(at=world.clock.now(), by="me"))
+
+    world.provider.before["offers"] = stop
+    world.controller().tick()
+    assert world.kinds(job_id) == ["submitted", "stop_requested"]
+    assert world.job(job_id).phase is Phase.STOPPED
+
+
+def test_a_last_word_that_cannot_be_read_now_is_waited_for(tmp_path: Path) -> None:
+    """The machine is gone, the store is away: a completed job must not be taken for a lost machine."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 35)
+    world.faults = Faults(store_down=1.0)
+    go(world, controller, until=lambda: not world.living())
+    for _ in range(3):
+        world.pass_time(controller.tick())
+    assert world.kinds(job_id)[-1] == "progressed"
+    assert "the store is away" in str(controller.trouble[job_id])
+    world.faults = Faults()
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+
+
+def test_a_last_word_that_can_never_be_read_is_given_up(tmp_path: Path) -> None:
+    """After a bounded time the job goes on without it, on a new machine."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 5)
+    world.faults = Faults(store_down=1.0)
+    world.provider.end(world.living()[0], EndCause.INTERRUPTED)
+    gone_at = world.clock.at_s
+    go(world, controller, until=lambda: world.kinds(job_id)[-1] != "progressed")
+    assert 600 <= world.clock.at_s - gone_at <= 900
+    ended = next(event for event in world.events(job_id) if isinstance(event, AttemptEnded))
+    assert "could not be read" in ended.detail
+
+
+def test_an_end_that_did_not_happen_is_asked_for_again(tmp_path: Path) -> None:
+    """The training does not listen and the provider forgets the first requests: it is asked until it confirms, but not at
+    every look."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.committed(job_id) >= 5)
+    (machine,) = world.living()
+    machine.is_stubborn = True
+    world.provider.deaf = 2
+    world.journal.append(job_id, len(world.events(job_id)), StopRequested(at=world.clock.now(), by="me"))
+    assert finish(world, controller, job_id) is Phase.STOPPED
+    assert world.provider.terminations == [machine.instance.id] * 3
+    check(world, job_id)
 
 
 def test_of_two_controllers_one_acts(tmp_path: Path) -> None:
