@@ -290,9 +290,10 @@ def test_what_others_write_during_a_turn_is_taken_in_at_once(tmp_path: Path) -> 
         world.journal.append(job_id, 1, StopRequested(at=world.clock.now(), by="me"))
 
     world.provider.before["offers"] = stop
-    world.controller().tick()
+    controller = world.controller()
+    controller.tick()
     assert world.kinds(job_id) == ["submitted", "stop_requested"]
-    assert world.job(job_id).phase is Phase.STOPPED
+    assert controller.jobs[job_id].phase is Phase.STOPPED
 
 
 def test_a_last_word_that_cannot_be_read_now_is_waited_for(tmp_path: Path) -> None:
