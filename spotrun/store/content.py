@@ -1,11 +1,13 @@
 """Blobs and manifests as the lineage stores them: verified after writing, and again on every reading.
 
 No transport is trusted with integrity: ranged reads are not checked by S3's clients, and files are checked by nobody.
+What is found damaged is read once more before anyone falls back to an older checkpoint because of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -17,6 +19,8 @@ from spotrun.store.log import CommitEntry
 from spotrun.store.manifest import MANIFEST_BYTES_MAX, BlobRef, Manifest, decode_manifest
 
 __all__ = ["read_blob", "read_manifest", "verify", "write_blob"]
+
+_T = TypeVar("_T")
 
 _CHUNK_BYTES = 64 << 20  # memory that `verify` takes
 
@@ -44,13 +48,10 @@ def read_blob(store: BlobStore, ref: BlobRef) -> bytes:
     """All bytes of a blob.
 
     Raises:
-        CheckpointCorrupt: it is missing, or its bytes differ from its digest.
+        CheckpointCorrupt: it is missing, or its bytes differ from its digest, also at a second look.
         StoreError: the store failed.
     """
-    data = _read(store, ref.key, ref.size)
-    if digest_of([data]) != ref.digest:
-        raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
-    return data
+    return _twice(lambda: _read_whole(store, ref.key, ref.size, ref.digest))
 
 
 def read_manifest(store: BlobStore, entry: CommitEntry) -> Manifest:
@@ -62,9 +63,7 @@ def read_manifest(store: BlobStore, entry: CommitEntry) -> Manifest:
     """
     if entry.manifest_size > MANIFEST_BYTES_MAX:
         raise CheckpointCorrupt(entry.manifest, f"{entry.manifest_size} bytes are more than a manifest may have")
-    data = _read(store, entry.manifest, entry.manifest_size)
-    if digest_of([data]) != entry.digest:
-        raise CheckpointCorrupt(entry.manifest, "its bytes differ from the digest in the log")
+    data = _twice(lambda: _read_whole(store, entry.manifest, entry.manifest_size, entry.digest))
     manifest = decode_manifest(entry.manifest, data)
     if (manifest.step, manifest.attempt) != (entry.step, entry.attempt):
         raise CheckpointCorrupt(
@@ -86,15 +85,32 @@ def verify(store: BlobStore, entry: CommitEntry) -> Manifest:
     """
     manifest = read_manifest(store, entry)
     for ref in manifest.blobs:
-        digest = blake3(max_threads=blake3.AUTO)
-        for start in range(0, ref.size, _CHUNK_BYTES):
-            end = min(start + _CHUNK_BYTES, ref.size)
-            digest.update(_read(store, ref.key, end - start, start=start, last=end == ref.size))
-        if ref.size == 0:
-            _read(store, ref.key, 0)
-        if digest.hexdigest() != ref.digest:
-            raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
+        _twice(lambda ref=ref: _verify_blob(store, ref))  # type: ignore[misc]
     return manifest
+
+
+def _twice(read: Callable[[], _T]) -> _T:
+    """What `read` gives, at the second try if the first finds damage: it may have happened on the way, not at rest."""
+    try:
+        return read()
+    except CheckpointCorrupt:
+        return read()
+
+
+def _verify_blob(store: BlobStore, ref: BlobRef) -> None:
+    digest = blake3(max_threads=blake3.AUTO)
+    for start in range(0, max(ref.size, 1), _CHUNK_BYTES):
+        end = min(start + _CHUNK_BYTES, ref.size)
+        digest.update(_read(store, ref.key, end - start, start=start, last=end == ref.size))
+    if digest.hexdigest() != ref.digest:
+        raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
+
+
+def _read_whole(store: BlobStore, key: str, size: int, digest: str) -> bytes:
+    data = _read(store, key, size)
+    if digest_of([data]) != digest:
+        raise CheckpointCorrupt(key, "its bytes differ from its digest")
+    return data
 
 
 def _read(store: BlobStore, key: str, size: int, *, start: int = 0, last: bool = True) -> bytes:

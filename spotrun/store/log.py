@@ -127,11 +127,8 @@ def read_entries(store: BlobStore, seqs: Iterable[int]) -> tuple[Entry, ...]:
     wanted = list(seqs)
 
     def read(seq: int) -> Entry:
-        try:
-            data = store.read(log_key(seq))
-        except StoreMissing:
-            return DamagedEntry(seq=seq, reason="it is missing")
-        return decode_entry(seq, data)
+        entry = _read_entry(store, seq)
+        return _read_entry(store, seq) if isinstance(entry, DamagedEntry) else entry  # it may have happened on the way
 
     if len(wanted) <= 1:
         return tuple(read(seq) for seq in wanted)
@@ -168,6 +165,13 @@ def decode_entry(seq: int, data: bytes) -> Entry:
     if entry.seq != seq:
         return DamagedEntry(seq=seq, reason=f"it is entry {entry.seq} in the wrong place")
     return entry
+
+
+def _read_entry(store: BlobStore, seq: int) -> Entry:
+    try:
+        return decode_entry(seq, store.read(log_key(seq)))
+    except StoreMissing:
+        return DamagedEntry(seq=seq, reason="it is missing")
 
 
 def _line(body: dict[str, Any]) -> bytes:

@@ -29,7 +29,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "skip_instance_cache": True,  # else an endpoint or credentials that changed since would be ignored
         "use_listings_cache": False,
-        "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
+        "config_kwargs": {
+            "connect_timeout": 10,
+            "read_timeout": 60,
+            "retries": {"total_max_attempts": 1},
+            "response_checksum_validation": "when_required",  # every reader checks digests, which cover ranges, too
+        },
     },
 }
 _MULTIPART_FROM_BYTES = 32 << 20
