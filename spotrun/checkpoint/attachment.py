@@ -174,4 +174,5 @@ def _at_exit(keeper: Keeper, reporter: Reporter) -> None:
     progress = reporter.progress
     last = progress.last_commit.step if progress.last_commit else progress.resumed_from or 0
     if progress.step > last:
-        say(f"left before the loop ended: steps {last + 1} to {progress.step} are not saved (run.close() would have)")
+        lost = f"step {progress.step} is" if progress.step == last + 1 else f"steps {last + 1} to {progress.step} are"
+        say(f"left before the loop ended: {lost} not saved; after a `break`, call run.close()")
