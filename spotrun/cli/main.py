@@ -51,7 +51,7 @@ def main(
     ctx.obj = Home(home.expanduser().absolute())
 
 
-app.command("run", context_settings={"allow_interspersed_args": False})(run_verb.run)
+app.command("run")(run_verb.run)
 app.command("launch")(launch.launch)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
