@@ -117,6 +117,7 @@ class SimProvider:
         self.launches: list[tuple[datetime, LaunchRequest]] = []
         self.on_launch: Callable[[LaunchRequest], None] = lambda request: None
         self.before: dict[str, Callable[[], None]] = {}  # method -> what happens, once, before it answers
+        self.on_change: Callable[[], None] = lambda: None
         self.terminations: list[str] = []
         self.deaf = 0  # so many requests to end a machine are accepted and not carried out
 
@@ -171,6 +172,7 @@ class SimProvider:
         ended = replace(machine.instance, state=InstanceState.ENDED, ended_at=now, end_cause=cause)
         machine.instance = ended
         machine.stale_until = now + timedelta(seconds=self.dice.uniform(0, self.faults.stale_s))
+        self.on_change()
 
     def _start(self, request: LaunchRequest) -> Machine:
         now = self.clock.now()
@@ -194,6 +196,7 @@ class SimProvider:
             fails=self._happens(self.faults.command_fails),
         )
         self.machines.append(machine)
+        self.on_change()
         return machine
 
     def _offer(self, zone: str) -> Offer:
