@@ -100,6 +100,37 @@ def test_an_interruption_goes_on_elsewhere_from_the_last_commit(tmp_path: Path) 
     check(world, job_id)
 
 
+def test_what_an_attempt_did_last_is_in_the_journal(tmp_path: Path) -> None:
+    """Taken back without notice in the middle of its work: what was lost can be counted, to the last beat."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    go(world, controller, until=lambda: bool(world.living()) and world.living()[0].step == 12)
+    (machine,) = world.living()
+    world.provider.end(machine, EndCause.INTERRUPTED)
+    go(world, controller, until=lambda: world.job(job_id).interruptions == 1)
+    told = world.job(job_id).attempts[0].progress
+    assert told is not None
+    assert (told.step, machine.step) == (12, 12)
+
+
+def test_a_job_that_is_long_over_is_settled(tmp_path: Path) -> None:
+    """It is swept for a while, and then no controller looks at it again."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    finish(world, controller, job_id)
+    assert controller.is_idle
+    assert set(world.journal.heads(unsettled=True)) == {job_id}
+    go(world, controller, until=lambda: not world.journal.heads(unsettled=True), at_most_s=1800)
+    asked = []
+    world.provider.before["observe"] = lambda: asked.append(True)
+    fresh = world.controller(owner=controller.owner)
+    fresh.tick()
+    assert fresh.is_idle
+    assert asked == []
+
+
 def test_a_lost_launch_answer_is_found_by_its_token(tmp_path: Path) -> None:
     """The machine exists, nobody told us: it is adopted, and not launched again."""
     world = World(tmp_path, faults=Faults(launch_lost=1.0))
@@ -358,6 +389,7 @@ def test_of_two_controllers_one_acts(tmp_path: Path) -> None:
     assert second.holder is None
     with pytest.raises(LeaseLost, match="second took the lease"):
         first.tick()
+    assert first.jobs == {}, "what it remembers is out of date"
     assert finish(world, second, job_id) is Phase.COMPLETED
     check(world, job_id)
 
