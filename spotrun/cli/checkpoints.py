@@ -31,7 +31,8 @@ def ls(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
     entries = read_log(store)
     commits = [entry for entry in entries if isinstance(entry, CommitEntry)]
     damaged = [entry.key for entry in entries if isinstance(entry, DamagedEntry)]
-    rows = [_row(store, entry) for entry in commits]
+    pruned = _pruned(store, commits)
+    rows = [_row(store, entry, pruned=entry in pruned) for entry in commits]
     if as_json:
         typer.echo(json.dumps({"place": place, "commits": rows, "damaged": damaged}, indent=2))
         return
@@ -59,7 +60,8 @@ def verify(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
     store, place = place_of(ctx, job)
     entries = read_log(store)
     commits = [entry for entry in entries if isinstance(entry, CommitEntry)]
-    kept = [entry for entry in commits if _row(store, entry)["state"] != "pruned"]
+    pruned = _pruned(store, commits)
+    kept = [entry for entry in commits if entry not in pruned]
     console = Console(stderr=True)
     results = [_verified(store, entry) for entry in track(kept, "verifying", console=console, disable=as_json)]
     damaged = [entry.key for entry in entries if isinstance(entry, DamagedEntry)]
@@ -76,17 +78,23 @@ def verify(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
     raise typer.Exit(1 if bad else 0)
 
 
-def _row(store: BlobStore, entry: CommitEntry) -> dict[str, Any]:
-    from spotrun.errors import CheckpointCorrupt, StoreMissing
+def _pruned(store: BlobStore, commits: list[CommitEntry]) -> list[CommitEntry]:
+    """Commits whose manifest is gone because newer ones were kept: all before the oldest that is still there."""
+    there = set(store.list("manifests/"))
+    oldest = next((place for place, entry in enumerate(commits) if entry.manifest in there), 0)
+    return commits[:oldest]
+
+
+def _row(store: BlobStore, entry: CommitEntry, *, pruned: bool) -> dict[str, Any]:
+    from spotrun.errors import CheckpointCorrupt
     from spotrun.store import read_manifest
 
-    size, state = None, "kept"
-    try:
-        size = sum(blob.size for blob in read_manifest(store, entry).blobs)
-    except StoreMissing:
-        state = "pruned"
-    except CheckpointCorrupt:
-        state = "damaged"
+    size, state = None, "pruned" if pruned else "kept"
+    if not pruned:
+        try:
+            size = read_manifest(store, entry).size
+        except CheckpointCorrupt:
+            state = "damaged"
     return {
         "step": entry.step,
         "attempt": entry.attempt,
