@@ -1,0 +1,224 @@
+"""Controller, local provider and agent together: real processes, a fast clock, and a small script without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from spotrun.controller import Controller, Follower, Journal, Timing, read_job, real_outside, request_stop, submit
+from spotrun.job import EndReason, Job, JobSpec, Outcome, Phase, fold
+
+SCALE = 60  # a minute of job time is a second here
+TIMING = Timing(lease_wall_s=2)
+
+COUNT = '''
+"""Counts to the given number, a step every 50 ms; keeps its place in count.txt and tells its progress like a training."""
+import json, os, sys, time
+from pathlib import Path
+from spotrun.clock import clock_from_text
+goal, code = int(sys.argv[1]), int(sys.argv[2])
+clock = clock_from_text(os.environ["SPOTRUN_CLOCK"])
+place, progress = Path("count.txt"), Path(os.environ["SPOTRUN_SCRATCH"], "progress.json")
+step = first = int(place.read_text()) if place.exists() else 0
+began = clock.now().isoformat()
+print("counting from", first, flush=True)
+while step < goal:
+    time.sleep(0.05)
+    step += 1
+    place.with_suffix(".new").write_text(str(step))
+    place.with_suffix(".new").replace(place)
+    draft = progress.with_suffix(".draft")
+    draft.write_text(json.dumps({"phase": "training", "at": clock.now().isoformat(), "step": step, "steps_here":
+        step - first, "resumed_from": first or None, "attached_at": began, "training_at": began}))
+    draft.replace(progress)
+print("counted to", step, flush=True)
+sys.exit(code)
+'''
+
+
+class Stage:
+    """A home, a directory with the script, and a controller."""
+
+    def __init__(self, directory: Path) -> None:
+        self.home = directory / "home"
+        self.work = directory / "work"
+        self.work.mkdir()
+        (self.work / "count.py").write_text(COUNT)
+        self.journal = Journal(self.home / "journal.db")
+        self.outside = real_outside(self.home)
+
+    def submit(
+        self, *, goal: int = 10, code: int = 0, zones: dict[str, Sequence[int]] | None = None, **limits: object
+    ) -> str:
+        """A job whose zones have capacity minute by minute; by default one zone that always has."""
+        availability = {}
+        for zone, ticks in (zones or {"use1-az1": [1]}).items():
+            file = self.work / f"{zone}.json"
+            file.write_text(json.dumps({"metadata": {"gap_seconds": 60}, "data": list(ticks)}))
+            availability[zone] = str(file)
+        spec = {
+            "name": "count",
+            "command": [sys.executable, "count.py", str(goal), str(code)],
+            "limits": {"max_run": "1h", **limits},
+            "local": {
+                "time_scale": SCALE,
+                "market": {"availability": availability, "without_notice": 0.0},
+                "launch_delay": "1s",
+            },
+        }
+        return submit(self.journal, JobSpec.model_validate(spec), self.work, outside=self.outside)
+
+    def run(self, after_tick: Callable[[], None] = lambda: None, *, wall_s: float = 60) -> None:
+        """Runs a controller until there is nothing left to do."""
+        until = time.monotonic() + wall_s
+
+        def look() -> None:
+            assert time.monotonic() < until, "the job takes too long"
+            after_tick()
+
+        Controller(self.journal, self.outside, timing=TIMING).run(until_idle=True, after_tick=look)
+
+    def job(self, job_id: str) -> Job:
+        return read_job(self.journal, job_id)
+
+    def log(self, job_id: str) -> str:
+        follower = Follower(self.journal, self.home, open_store=self.outside.open_store)
+        return "".join(piece.text for piece in follower.log(job_id))
+
+    def running(self) -> list[list[str]]:
+        """Commands of living processes that belong to this home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = str(self.home) in process.environ().get("SPOTRUN_SCRATCH", "") + " ".join(process.cmdline())
+                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.cmdline())
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    until = time.monotonic() + 20
+    while made.running() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert made.running() == [], "nothing is left running"
+    made.journal.close()
+
+
+def test_a_job_completes_and_its_output_can_be_read(stage: Stage) -> None:
+    """From submission to the end through every part, with nothing told twice."""
+    job_id = stage.submit(goal=20)
+    stage.run()
+    job = stage.job(job_id)
+    assert (job.phase, job.cause, len(job.attempts)) == (Phase.COMPLETED, "", 1)
+    assert "counting from 0\ncounted to 20\n" in stage.log(job_id)
+    (attempt,) = job.attempts
+    assert attempt.end_reason is EndReason.EXITED
+    assert attempt.progress is not None
+    assert attempt.progress.step == 20
+    assert fold(it.event for it in stage.journal.events(job_id)) == job
+
+
+def test_a_command_that_fails_ends_the_job_with_its_last_lines(stage: Stage) -> None:
+    job_id = stage.submit(goal=2, code=3)
+    stage.run()
+    job = stage.job(job_id)
+    assert job.phase is Phase.FAILED
+    assert "exit code 3" in job.cause
+    assert "counted to 2" in job.cause
+
+
+def test_a_failure_is_tried_again_as_often_as_allowed(stage: Stage) -> None:
+    job_id = stage.submit(goal=2, code=3, max_restarts=1)
+    stage.run()
+    job = stage.job(job_id)
+    assert (job.phase, len(job.attempts), job.failures) == (Phase.FAILED, 2, 2)
+
+
+def test_a_stop_ends_it_soon(stage: Stage) -> None:
+    """Asked by somebody else while it trains; the controller and the agent carry it to the command."""
+    job_id = stage.submit(goal=100_000)
+    asked: list[bool] = []
+
+    def stop() -> None:
+        attempt = stage.job(job_id).attempt
+        if not asked and attempt is not None and attempt.training_at is not None:
+            asked.append(request_stop(stage.journal, job_id, by="a test"))
+
+    stage.run(stop)
+    job = stage.job(job_id)
+    assert asked == [True]
+    assert (job.phase, job.cause) == (Phase.STOPPED, "stopped by a test")
+    assert job.attempts[0].exit is not None
+    assert job.attempts[0].exit.outcome is Outcome.STOPPED
+
+
+def test_max_run_ends_it(stage: Stage) -> None:
+    job_id = stage.submit(goal=100_000, max_run="2m", max_wait="1h")
+    stage.run()
+    job = stage.job(job_id)
+    assert job.phase is Phase.MAX_RUNTIME_EXCEEDED
+    assert job.attempts[0].exit is not None
+
+
+def test_without_capacity_it_waits_and_gives_up_at_max_wait(stage: Stage) -> None:
+    """Two zones, none has anything: no machine, no process, no cost, and a reason while it waits."""
+    job_id = stage.submit(zones={"use1-az1": [0], "use1-az2": [0]}, max_run="1m", max_wait="4m")
+    reasons: set[str] = set()
+    stage.run(lambda: reasons.add(stage.job(job_id).wait_reason))
+    job = stage.job(job_id)
+    assert job.phase is Phase.MAX_WAIT_TIME_EXCEEDED
+    assert any("no capacity" in reason for reason in reasons)
+    assert all(attempt.instance_id is None for attempt in job.attempts)
+    assert not (stage.home / "instances").exists()
+
+
+def test_an_interruption_goes_on_in_another_zone(stage: Stage) -> None:
+    """The first zone has capacity for some minutes, the second only from then on."""
+    job_id = stage.submit(
+        goal=120, zones={"use1-az1": [1] * 6 + [0] * 994, "use1-az2": [0] * 4 + [1] * 996}, max_run="1h"
+    )
+    stage.run()
+    job = stage.job(job_id)
+    lives = [attempt for attempt in job.attempts if attempt.instance_id is not None]
+    assert job.phase is Phase.COMPLETED
+    assert [attempt.zone for attempt in lives] == ["use1-az1", "use1-az2"]
+    assert lives[0].end_reason is EndReason.INTERRUPTED
+    assert lives[0].notice_deadline is not None
+    assert lives[1].progress is not None
+    assert lives[1].progress.resumed_from
+    assert "counted to 120" in stage.log(job_id)
+
+
+def test_a_killed_controller_is_followed_by_one_that_goes_on(stage: Stage) -> None:
+    """SIGKILL while the training runs: the machine goes on by itself, and the next controller adopts it."""
+    job_id = stage.submit(goal=60)
+    program = (
+        "import sys; from pathlib import Path; from spotrun.controller import *\n"
+        "home = Path(sys.argv[1]); journal = Journal(home / 'journal.db')\n"
+        "Controller(journal, real_outside(home), timing=Timing(lease_wall_s=2)).run(until_idle=True)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program, str(stage.home)])
+    try:
+        until = time.monotonic() + 30
+        while stage.job(job_id).phase is not Phase.TRAINING:
+            assert time.monotonic() < until, "it never trains"
+            time.sleep(0.02)
+    finally:
+        first.kill()
+        first.wait()
+    stage.run()
+    job = stage.job(job_id)
+    assert (job.phase, len(job.attempts)) == (Phase.COMPLETED, 1)
+    assert stage.log(job_id).count("counting from") == 1
