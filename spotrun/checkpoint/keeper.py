@@ -52,7 +52,7 @@ class Keeper:
         self._clock = clock
         self._saved: tuple[Any, ...] | None = None  # key of the newest state that is committed or being written
         self._last_s = clock.monotonic()  # when the save of that state began, or the training
-        self._failed_s: float | None = None  # when the last save failed, until one succeeds
+        self._failed_s: float | None = None  # when a save began that failed, until one succeeds
         self._wanted: bool | None = None  # a save the user asked for, and whether to wait for it
         self._notice: Notice | None = None
         self._saves_under_notice = 0
@@ -215,7 +215,7 @@ class Keeper:
         self._reporter.write(now=True)
 
     def _take_failure(self, outcome: Outcome, error: Exception, *, leave: bool) -> None:
-        self._saved, self._failed_s = None, self._clock.monotonic()
+        self._saved, self._failed_s = None, self._last_s
         last = self._reporter.progress.last_commit
         kept = f"the last commit is of step {last.step}" if last else "nothing was committed by this attempt"
         in_doubt = isinstance(error, CheckpointCorrupt) and error.key.startswith("log/")

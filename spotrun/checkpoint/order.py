@@ -78,6 +78,9 @@ class Orders:
         wanted = (signal.SIGTERM,) if self._request is not None else (signal.SIGTERM, signal.SIGINT)
         for number in wanted:
             before = signal.getsignal(number)
+            older = getattr(before, "__self__", None)
+            if isinstance(older, Orders):  # of a run in this process that was not closed: we take its place
+                before = older._previous.get(number, signal.SIG_DFL)
             if before is not signal.SIG_IGN:  # started in the background, say: then it is to be ignored
                 self._previous[number] = before
                 signal.signal(number, self._hear)
