@@ -98,6 +98,7 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         for warning in components.prepare(restored.tree)():
             reporter.warn(warning)
         reporter.set(step=restored.entry.step, resumed_from=restored.entry.step)
+        restored = restored.without_tensors()
     _announce(settings, lineage, restored)
     orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
     if settings.in_job:

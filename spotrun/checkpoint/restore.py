@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,10 @@ class Restored:
     def blobs(self) -> dict[str, BlobRef]:
         """Its blobs by digest; each was read and found right."""
         return {blob.digest: blob for blob in self.manifest.blobs}
+
+    def without_tensors(self) -> Restored:
+        """What the loop still needs once models and optimizers are loaded; the rest is memory."""
+        return replace(self, tree={name: self.tree[name] for name in ("position", "randomness", "generators")})
 
 
 def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored | None:

@@ -29,6 +29,8 @@ from spotrun.store.digest import digest_of
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
 
+_PRUNED_MAX = 16  # commits that one prune looks at; more than one only after failures and notices
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
@@ -150,7 +152,10 @@ class Saver:
         pruning: Exception | None = None
         duration = took()
         if not snapshot.on_notice:  # then every second counts; the next save prunes
-            pruning = _attempt(lambda: prune(self._store, self._lineage.commits, self._settings.keep_last))
+            # Commits further back were pruned long ago; looking for each of them would cost a request.
+            keep = self._settings.keep_last
+            recent = self._lineage.commits[-(keep + _PRUNED_MAX) :]
+            pruning = _attempt(lambda: prune(self._store, recent, keep))
         self._outcome = Outcome(snapshot, commit, None, duration, pruning)
 
     def _write(self, snapshot: Snapshot) -> CommitEntry:

@@ -164,3 +164,23 @@ def test_outside_the_main_thread_signals_cannot_be_heard() -> None:
     thread.start()
     thread.join()
     assert "signals cannot be heard" in warnings[0][0]
+
+
+def test_ctrl_c_that_kills_the_workers_still_saves(capfd: pytest.CaptureFixture[str]) -> None:
+    """Started by spawn, workers hear the terminal's Ctrl-C and die of it, and the loader fails while it waits."""
+
+    class Dying(list[int]):
+        num_workers = 2
+
+        def __getitem__(self, index: int) -> int:  # type: ignore[override]
+            if index == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise RuntimeError("DataLoader worker exited unexpectedly")
+            return index
+
+    run = spotrun.attach(name="x")
+    seen: list[int] = []
+    with pytest.raises(SystemExit) as end:
+        seen.extend(run.batches(Dying(range(10))))
+    assert end.value.code == 130
+    assert "SIGINT: saved at step 3" in capfd.readouterr().err
