@@ -28,7 +28,7 @@ _CHUNK_BYTES = 64 << 20  # memory that `verify` takes
 def write_blob(store: BlobStore, attempt: int, parts: Sequence[Part]) -> BlobRef:
     """Stores the concatenation of `parts` as a blob of this attempt and checks that it arrived whole.
 
-    Writing the same bytes again is harmless. The parts must not change while this runs.
+    Writing the same bytes again makes another blob. The parts must not change while this runs.
 
     Raises:
         CheckpointCorrupt: what the store holds afterwards is shorter, longer or ends differently.

@@ -3,11 +3,15 @@
 Two fences against a hostile or mistaken key. Every store refuses, through `checked`, a key that could name anything
 outside its root. And whatever is read from a manifest or a log entry must match the exact form in which spotrun
 generates such a key (`MANIFEST_KEY`, `BLOB_KEY`): it is compared, never joined from parts of data.
+
+Keys of manifests and blobs end in a nonce, so none is ever used twice: a deletion that was asked for long ago and
+arrives late can not hit an object that was written since.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 
 from spotrun.errors import StoreError
 
@@ -35,8 +39,8 @@ ATTEMPT_MAX = 999_999  # six digits, so that keys sort as numbers do
 STEP_MAX = 999_999_999_999
 SEQ_MAX = 1_000_000  # entries of a log: a commit a minute for two years
 
-MANIFEST_KEY = r"^manifests/[0-9]{12}-[0-9]{6}(-[0-9]{1,3})?\.json$"  # \d would take the digits of any script
-BLOB_KEY = r"^blobs/[0-9]{6}/[0-9a-f]{64}$"
+MANIFEST_KEY = r"^manifests/[0-9]{12}-[0-9]{6}-[0-9a-f]{8}\.json$"  # \d would take the digits of any script
+BLOB_KEY = r"^blobs/[0-9]{6}/[0-9a-f]{64}-[0-9a-f]{8}$"
 TEMPORARY = ".spotrun-tmp"  # where a FileStore keeps files that are not finished; no key may name it
 
 _LOG_KEY = re.compile(r"log/(\d{8})\.json", re.ASCII)
@@ -77,9 +81,9 @@ def log_seq(key: str) -> int | None:
     return int(match[1]) if match and int(match[1]) > 0 else None
 
 
-def manifest_key(step: int, attempt: int, turn: int) -> str:
-    """A key for the manifest of an attempt at a step; `turn` counts the ones found taken, from 0."""
-    return f"{MANIFEST_PREFIX}{step:012d}-{attempt:06d}{f'-{turn}' if turn else ''}.json"
+def manifest_key(step: int, attempt: int) -> str:
+    """A new key for a manifest of an attempt at a step."""
+    return f"{MANIFEST_PREFIX}{step:012d}-{attempt:06d}-{secrets.token_hex(4)}.json"
 
 
 def blob_prefix(attempt: int) -> str:
@@ -88,8 +92,8 @@ def blob_prefix(attempt: int) -> str:
 
 
 def blob_key(attempt: int, digest: str) -> str:
-    """The key of a blob."""
-    return blob_prefix(attempt) + digest
+    """A new key for a blob with this digest."""
+    return f"{blob_prefix(attempt)}{digest}-{secrets.token_hex(4)}"
 
 
 def attempt_of(key: str) -> int | None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from spotrun.clock import Clock
-from spotrun.errors import CheckpointCorrupt, Fenced, StoreError, StoreMissing, StoreUnavailable
+from spotrun.errors import CheckpointCorrupt, Fenced, StoreError, StoreUnavailable
 from spotrun.store.blob import BlobStore
 from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, attempt_of, blob_prefix, log_key, manifest_key
@@ -37,7 +37,6 @@ __all__ = ["Lineage"]
 
 _TURNS_MAX = 1000  # of one claim or commit; more means that others keep taking every next number
 _WRITER_CHARACTERS_MAX = 256
-_MANIFEST_TURNS_MAX = 100  # manifests of one step and attempt that are not ours
 
 
 class Lineage:
@@ -181,18 +180,10 @@ class Lineage:
     def _write_manifest(self, manifest: Manifest, data: bytes) -> str:
         if len(data) > MANIFEST_BYTES_MAX:
             raise StoreError(f"a manifest of {len(data)} bytes is more than the {MANIFEST_BYTES_MAX} that may be read")
-        for turn in range(_MANIFEST_TURNS_MAX):
-            key = manifest_key(manifest.step, manifest.attempt, turn)
-            if self._store.create(key, data):
-                return key
-            try:
-                if self._store.read(key) == data:
-                    return key  # written by an earlier try whose reply was lost
-            except StoreMissing:
-                continue
-        raise StoreError(
-            f"{_MANIFEST_TURNS_MAX} manifests of step {manifest.step} are there already: delete stale ones"
-        )
+        key = manifest_key(manifest.step, manifest.attempt)
+        if not self._store.create(key, data) and self._store.read(key) != data:  # else the reply to it was lost
+            raise StoreError(f"{key} was taken by another manifest, which cannot be; nothing was committed")
+        return key
 
 
 def _doubt(entry: DamagedEntry) -> CheckpointCorrupt:

@@ -122,7 +122,7 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
         for number, blob in enumerate(self.blobs):
-            if not blob.key.endswith(blob.digest):
+            if f"/{blob.digest}-" not in blob.key:
                 raise ValueError(f"blob {number} is named {blob.key}, but its digest is {blob.digest}")
         for name, tensor in self.tensors.items():
             if fault := tensor.fault(self.blobs):

@@ -160,11 +160,11 @@ def test_a_lost_request_or_reply_neither_fences_the_writer_nor_doubles_a_commit(
     store.break_next(prefix, fault)
     patiently(lineage.claim)
     for step in (1, 2, 3):
-        patiently(lambda step=step: save(store, lineage, step))  # type: ignore[misc]
+        manifest = manifest_of(lineage, step, (write_blob(store, 1, [b"%d" % step]),))
+        patiently(lambda manifest=manifest: lineage.commit(manifest))  # type: ignore[misc]
     assert store.fault == ""
     assert commits(store) == [(1, 1), (1, 2), (1, 3)]
     assert [entry.step for entry in lineage.commits] == [1, 2, 3]
-    assert len(store.list("manifests/")) == 3
 
 
 def test_a_commit_whose_reply_was_lost_is_known_at_the_next_one() -> None:
@@ -305,7 +305,8 @@ def test_blobs_are_verified_after_writing_and_on_every_reading(tmp_path: Path) -
         write_blob(Losing(), 1, [b"0123456789"])
     store = FileStore(tmp_path)
     ref = write_blob(store, 7, [b"0123", memoryview(b"456789")])
-    assert ref.key == f"blobs/000007/{ref.digest}"
+    assert ref.key.startswith(f"blobs/000007/{ref.digest}-")
+    assert write_blob(store, 7, [b"0123456789"]).key != ref.key
     assert read_blob(store, ref) == b"0123456789"
     for damaged, told in ((b"0123456788", "differ"), (b"012345678", "only 9"), (b"01234567890", "more")):
         store.write(ref.key, [damaged])

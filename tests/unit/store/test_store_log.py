@@ -19,7 +19,7 @@ from spotrun.store.log import decode_entry, encode_entry
 
 CLAIM = ClaimEntry(seq=1, attempt=2, writer="höst:1", token="t", at=AT)
 COMMIT = CommitEntry(
-    seq=2, attempt=2, writer="w", token="t", at=AT, step=7, manifest="manifests/000000000007-000002.json",
+    seq=2, attempt=2, writer="w", token="t", at=AT, step=7, manifest="manifests/000000000007-000002-01234567.json",
     manifest_size=321, digest="ab" * 32, size=10**9, on_notice=True,
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_every_flipped_bit_and_every_truncation_is_detected(entry: ClaimEntry | 
     "changed",
     [
         {"manifest": "../../etc/passwd"},
-        {"manifest": "manifests/000000000007-000002.json\n"},
+        {"manifest": "manifests/000000000007-000002-01234567.json\n"},
         {"manifest": "blobs/000001/" + "ab" * 32},
         {"digest": "xyz"},
         {"step": -1},

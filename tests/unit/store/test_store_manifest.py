@@ -17,7 +17,7 @@ from spotrun.store import BlobRef, Manifest, TensorRef
 from spotrun.store.manifest import DTYPE_SIZES, decode_manifest
 
 DIGEST = "ab" * 32
-BLOB = BlobRef(key=f"blobs/000003/{DIGEST}", size=1000, digest=DIGEST)
+BLOB = BlobRef(key=f"blobs/000003/{DIGEST}-01234567", size=1000, digest=DIGEST)
 
 
 def manifest(**changed: Any) -> Manifest:
@@ -94,11 +94,11 @@ def test_state_that_is_nested_without_end_is_refused_when_written_and_when_read(
 
 
 HOSTILE: list[tuple[str, dict[str, Any]]] = [
-    ("a key that leads upwards", {"blobs__0__key": f"blobs/000003/../../{DIGEST}"}),
+    ("a key that leads upwards", {"blobs__0__key": f"blobs/000003/../../{DIGEST}-01234567"}),
     ("an absolute key", {"blobs__0__key": "/etc/passwd"}),
-    ("a key with a newline", {"blobs__0__key": f"blobs/000003/{DIGEST}\n"}),
-    ("a key with digits of another script", {"blobs__0__key": f"blobs/٠٠٠٠٠٣/{DIGEST}"}),
-    ("a key of another blob", {"blobs__0__key": f"blobs/000003/{'cd' * 32}"}),
+    ("a key with a newline", {"blobs__0__key": f"blobs/000003/{DIGEST}-01234567\n"}),
+    ("a key with digits of another script", {"blobs__0__key": f"blobs/٠٠٠٠٠٣/{DIGEST}-01234567"}),
+    ("a key of another blob", {"blobs__0__key": f"blobs/000003/{'cd' * 32}-01234567"}),
     ("a size beyond any object", {"blobs__0__size": 10**18}),
     ("a negative size", {"blobs__0__size": -1}),
     ("a size that is text", {"blobs__0__size": "1000"}),
