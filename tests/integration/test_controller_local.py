@@ -19,13 +19,15 @@ SCALE = 60  # a minute of job time is a second here
 TIMING = Timing(lease_wall_s=2)
 
 COUNT = '''
-"""Counts to the given number, a step every 50 ms; keeps its place in count.txt and tells its progress like a training."""
+"""Counts to the given number, a step every 50 ms. Keeps its place in count.txt, tells its progress like a training, and
+ends when it is asked to."""
 import json, os, sys, time
 from pathlib import Path
 from spotrun.clock import clock_from_text
 goal, code = int(sys.argv[1]), int(sys.argv[2])
 clock = clock_from_text(os.environ["SPOTRUN_CLOCK"])
-place, progress = Path("count.txt"), Path(os.environ["SPOTRUN_SCRATCH"], "progress.json")
+scratch = Path(os.environ["SPOTRUN_SCRATCH"])
+place, progress, request = Path("count.txt"), scratch / "progress.json", scratch / "request.json"
 step = first = int(place.read_text()) if place.exists() else 0
 began = clock.now().isoformat()
 print("counting from", first, flush=True)
@@ -38,6 +40,8 @@ while step < goal:
     draft.write_text(json.dumps({"phase": "training", "at": clock.now().isoformat(), "step": step, "steps_here":
         step - first, "resumed_from": first or None, "attached_at": began, "training_at": began}))
     draft.replace(progress)
+    if request.exists() and json.loads(request.read_text())["ask"] == "stop":
+        sys.exit(0)
 print("counted to", step, flush=True)
 sys.exit(code)
 '''

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from controller_world import Faults, World
 
 from spotrun.controller import Controller, Journal, Timing
-from spotrun.errors import LeaseLost, StoreUnavailable, Throttled
+from spotrun.errors import JournalCorrupt, LeaseLost, StoreUnavailable, Throttled
 from spotrun.job import (
     AttemptEnded,
     EndReason,
@@ -253,6 +254,22 @@ def test_a_job_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "the store is away" in str(controller.trouble[ill])
     assert well not in controller.trouble
     assert [it for it in world.provider.launches if it[1].job_id == ill] == []
+
+
+def test_a_damaged_job_launches_nothing_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    """One event of one job was changed on the disk: its controller does nothing for it and says which event it is."""
+    world = World(tmp_path)
+    well, ill = world.submit(), world.submit()
+    connection = sqlite3.connect(tmp_path / "journal.db")
+    connection.execute("UPDATE events SET body = replace(body, '/work', '/wrok') WHERE job_id = ?", (ill,))
+    connection.commit()
+    connection.close()
+    controller = world.controller()
+    go(world, controller, until=lambda: world.job(well).phase.is_end)
+    assert isinstance(controller.trouble[ill], JournalCorrupt)
+    assert "event 1" in str(controller.trouble[ill])
+    assert {request.job_id for _, request in world.provider.launches} == {well}
+    assert controller.is_idle, "nothing can be done for the other"
 
 
 def test_an_attempt_outlives_its_controller_but_not_its_lease(tmp_path: Path) -> None:
