@@ -1,4 +1,5 @@
-# make demo    installs, runs a real training through interruptions on a simulated spot market, proves the result
+# make demo    installs, runs a real training through interruptions on a simulated spot market, proves the result;
+#              DATA=file, folder or URL of text to train on
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
 # make bench   benchmarks; writes benchmarks/RESULTS.md
@@ -18,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/spotrun demo
+	$(BIN)/spotrun demo $(if $(DATA),--data '$(DATA)')
 
 test: install
 	$(BIN)/python -m pytest -n 2

@@ -11,11 +11,15 @@ from spotrun.cli.home import Home
 from spotrun.units import format_duration
 
 if TYPE_CHECKING:
-    from spotrun.job import GeneratorMarket, TraceMarket
+    from rich.console import Console
+
+    from spotrun.job import GeneratorMarket, JobSpec, TraceMarket
 
 __all__ = ["demo"]
 
 _JOB = Path("training_scripts/demo.yaml")
+_TRIAL_STEPS = 80
+_TRAINING_S = 45.0  # wall time of training in which the demo's market interrupts five times and has one shortage
 
 
 def demo(
@@ -39,9 +43,7 @@ def demo(
     console = Console()
     home = Home(directory.absolute())
     spec = load_spec(_JOB)
-    if data is not None:
-        words = [*str(spec.command).split(), "--data", data]
-        spec = spec.model_copy(update={"command": tuple(words)})
+    spec = _fitted(spec, data=data, console=console)
     console.print(Rule("[bold]1/3  a job on a stormy spot market", align="left"))
     scale = spec.local.time_scale
     console.print(
@@ -74,6 +76,36 @@ def demo(
         console.print(f"  {line}", highlight=False, markup=False)
     if not same:
         raise typer.Exit(1)
+
+
+def _fitted(spec: JobSpec, *, data: str | None, console: Console) -> JobSpec:
+    """The job with as many steps as this machine trains in a time in which the market does its worst."""
+    import shlex
+    import tempfile
+
+    from spotrun.chaos import run_reference
+    from spotrun.job import Progress
+
+    words = shlex.split(spec.command) if isinstance(spec.command, str) else list(spec.command)
+    words += [] if data is None else ["--data", data]
+    steps = words.index("--steps") + 1
+    rates: list[float] = []
+
+    def note(progress: Progress) -> None:
+        if progress.steps_per_s:
+            rates.append(progress.steps_per_s)
+
+    with (
+        console.status(f"measuring how fast this machine trains: {_TRIAL_STEPS} steps"),
+        tempfile.TemporaryDirectory(prefix="spotrun-demo-") as directory,
+    ):
+        words[steps] = str(_TRIAL_STEPS)
+        trial = spec.model_copy(update={"command": tuple(words)})
+        run_reference(trial, job_id="trial", workdir=Path.cwd(), directory=Path(directory), report=note)
+    rate = rates[-1] if rates else 1.0
+    words[steps] = str(max(_TRIAL_STEPS, round(rate * _TRAINING_S / 50) * 50))
+    console.print(f"This machine trains {rate:.0f} steps a second; the job gets {words[steps]}.", highlight=False)
+    return spec.model_copy(update={"command": tuple(words)})
 
 
 def _weather(market: GeneratorMarket | TraceMarket) -> str:
