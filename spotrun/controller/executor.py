@@ -89,6 +89,7 @@ class Executor:
 
         Raises:
             StoreError: it could not be told.
+            LeaseLost: it was told nothing.
         """
         control = wanted_control(job, lease_until=at + self._life)
         told = self._told
@@ -96,6 +97,7 @@ class Executor:
             return
         if told is not None and _content(told) == _content(control) and at < told.lease_until - self._life * 2 / 3:
             return
+        self._lease.check()
         self._stage.mailbox.tell(control)
         self._told = control
 

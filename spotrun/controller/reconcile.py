@@ -33,7 +33,9 @@ from spotrun.job import (
     Event,
     Job,
     Launch,
+    LaunchRefused,
     Place,
+    RefusalKind,
     Submitted,
     Terminate,
     Ticked,
@@ -189,12 +191,29 @@ class Reconciler:
             action = next((it for it in outstanding(self.job) if self._pace.ready(_name(it))), None)
             if action is None:
                 return
+            if isinstance(action, Launch) and self.job.ending is not None:
+                if not self._withdraw(action):
+                    return
+                continue
             self._lease.ensure()  # many launches take longer than a lease
             pause_s = self._terminate_pause_s() if isinstance(action, Terminate) else 0.0
             with self._guarded(_name(action), again_in_s=pause_s):
                 event = to.executor.carry_out(action, self.job, self._now())
                 if event is not None:
                     self._record(event)
+
+    def _withdraw(self, launch: Launch) -> bool:
+        """Takes back a launch without an answer once the job is ending, rather than pay for a machine that nobody wants. If
+        an earlier try did start one it is listed by its token before long; until then nothing is known."""
+        ending = self.job.ending
+        assert ending is not None, "only of a job that is ending"
+        silence = at_least(self._clock, self._timing.missing_s, self._timing.missing_wall_s)
+        if self._instances is None or self._now() - ending.since < silence:
+            return False
+        answer = "none, and no machine of this attempt has appeared; the job was ending, so it was not asked for again"
+        refusal = RefusalKind.THROTTLED
+        self._record(LaunchRefused(at=self._now(), attempt=launch.attempt, refusal=refusal, answer=answer))
+        return True
 
     def _sweep(self, to: _Connected) -> None:
         """Ends machines of this job that are nobody's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -223,6 +224,34 @@ def test_a_killed_controller_is_followed_by_one_that_goes_on(stage: Stage) -> No
         first.kill()
         first.wait()
     stage.run()
+    job = stage.job(job_id)
+    assert (job.phase, len(job.attempts)) == (Phase.COMPLETED, 1)
+    assert stage.log(job_id).count("counting from") == 1
+
+
+def test_two_controllers_run_one_job_once(stage: Stage) -> None:
+    """Each with its own connection to the journal: one acts, the other waits for the lease and finds nothing to do."""
+    job_id = stage.submit(goal=20)
+    acted: set[str] = set()
+
+    def drive(name: str) -> None:
+        journal = Journal(stage.home / "journal.db")
+        controller = Controller(journal, real_outside(stage.home), timing=TIMING, owner=name)
+
+        def look() -> None:
+            if controller.holder is None and not controller.is_idle:
+                acted.add(name)
+
+        controller.run(until_idle=True, after_tick=look)
+        journal.close()
+
+    threads = [threading.Thread(target=drive, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert len(acted) == 1
     job = stage.job(job_id)
     assert (job.phase, len(job.attempts)) == (Phase.COMPLETED, 1)
     assert stage.log(job_id).count("counting from") == 1

@@ -256,6 +256,38 @@ def test_a_job_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [it for it in world.provider.launches if it[1].job_id == ill] == []
 
 
+def test_a_job_whose_store_is_down_for_good_still_keeps_its_limits(tmp_path: Path) -> None:
+    """Placed, but never launched, because it could not be given a lease: it ends at max_wait and costs nothing."""
+    world = World(tmp_path, faults=Faults(store_down=1.0))
+    job_id = world.submit(max_run="1h", max_wait="2h")
+    assert finish(world, world.controller(), job_id) is Phase.MAX_WAIT_TIME_EXCEEDED
+    assert world.provider.launches == []
+    check(world, job_id)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_job_that_is_stopped_before_its_launch_was_answered_buys_nothing(tmp_path: Path, exists: bool) -> None:
+    """The launch is not asked for again. Did an earlier try start a machine it is found, listed late, and ended; else the
+    job is over once it would have been."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    controller = world.controller()
+    world.provider.faults = Faults(launch_lost=1.0, invisible_s=200.0)
+    if not exists:
+        world.provider.before["launch"] = throttle
+    controller.tick()
+    world.journal.append(job_id, 2, StopRequested(at=world.clock.now(), by="me"))
+    asked_at = world.clock.at_s
+    assert finish(world, controller, job_id) is Phase.STOPPED
+    assert len(world.provider.machines) == len(world.provider.launches) == (1 if exists else 0)
+    assert world.clock.at_s - asked_at <= 600
+    check(world, job_id)
+
+
+def throttle() -> None:
+    raise Throttled("asked too often")
+
+
 def test_a_damaged_job_launches_nothing_and_does_not_stop_the_others(tmp_path: Path) -> None:
     """One event of one job was changed on the disk: its controller does nothing for it and says which event it is."""
     world = World(tmp_path)
