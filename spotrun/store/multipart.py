@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 from fsspec.asyn import sync
@@ -14,6 +15,7 @@ __all__ = ["upload"]
 
 _PART_BYTES = 16 << 20
 _PARTS_MAX = 10_000  # S3's limit
+_ABORTS = 3  # tries
 _AT_ONCE = 4  # parts in flight; each holds a copy of its bytes meanwhile
 
 
@@ -31,14 +33,14 @@ async def _upload(fs: Any, path: str, parts: Sequence[Part]) -> None:
     started = await fs._call_s3("create_multipart_upload", **place)
     place["UploadId"] = started["UploadId"]
     size = max(_PART_BYTES, -(-size_of(parts) // _PARTS_MAX))
+    numbered = enumerate(_pieces(views_of(parts), size), start=1)
+    done: list[dict[str, Any]] = []
     try:
-        numbered = enumerate(_pieces(views_of(parts), size), start=1)
-        done: list[dict[str, Any]] = []
-        await _each(_sender(fs, place, numbered, done) for _ in range(_AT_ONCE))
+        await _together([_sender(fs, place, numbered, done) for _ in range(_AT_ONCE)])
         done.sort(key=lambda part: int(part["PartNumber"]))
         await fs._call_s3("complete_multipart_upload", **place, MultipartUpload={"Parts": done})
     except BaseException:
-        await fs._call_s3("abort_multipart_upload", **place)  # else its parts are billed for ever
+        await _abort(fs, place)
         raise
 
 
@@ -46,22 +48,30 @@ async def _sender(
     fs: Any, place: dict[str, Any], numbered: Iterator[tuple[int, list[memoryview]]], done: list[dict[str, Any]]
 ) -> None:
     for number, views in numbered:
-        reply = await fs._call_s3("upload_part", **place, PartNumber=number, Body=b"".join(views))
+        try:
+            reply = await fs._call_s3("upload_part", **place, PartNumber=number, Body=b"".join(views))
+        except BaseException:
+            collections.deque(numbered, maxlen=0)  # nobody begins another part
+            raise
         checks = {
             name: value for name, value in reply.items() if name.startswith("Checksum") and name != "ChecksumType"
         }
         done.append({"PartNumber": number, "ETag": reply["ETag"], **checks})
 
 
-async def _each(coroutines: Iterator[Any]) -> None:
-    """Runs all; when one fails, ends the others before it raises."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _together(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Runs all to their ends, then raises the first error: a part still in flight would outlive the abort."""
+    for result in await asyncio.gather(*coroutines, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _abort(fs: Any, place: dict[str, Any]) -> None:
+    """Removes the parts, else they are billed for ever; if that fails too, a bucket's lifecycle rule must do it."""
+    for _ in range(_ABORTS):
+        replies = await asyncio.gather(fs._call_s3("abort_multipart_upload", **place), return_exceptions=True)
+        if not isinstance(replies[0], BaseException):
+            return
 
 
 def _pieces(views: Sequence[memoryview], size: int) -> Iterator[list[memoryview]]:
