@@ -19,6 +19,7 @@ from spotrun.checkpoint.restore import Restored, newest_whole
 from spotrun.checkpoint.run import Parts, Run
 from spotrun.checkpoint.saver import Saver
 from spotrun.checkpoint.settings import Interval, Settings, read_settings
+from spotrun.checkpoint.source import open_feed
 from spotrun.checkpoint.state import Components, sort_components
 from spotrun.errors import CheckpointError, Fenced
 from spotrun.job.message import EXIT_FENCED, TrainingPhase
@@ -35,6 +36,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     scheduler: Any = None,
     scaler: Any = None,
     generators: Any = None,
+    loader: Any = None,
     interval: Interval = None,
     keep_last: int | None = None,
     uri: str | None = None,
@@ -57,6 +59,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         scheduler: anything with `state_dict` and `load_state_dict`; also a list or dict.
         scaler: a `GradScaler`.
         generators: generators of torch, NumPy or `random` that the training draws from; one, a list or a dict.
+        loader: what `run.batches` will be given, if it is to be refused now rather than there.
         interval: time between commits: seconds, a timedelta, text like `"10m"`, or None to let spotrun choose.
             What the job file says goes first.
         keep_last: how many commits to keep. What the job file says goes first.
@@ -77,16 +80,11 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     reporter = Reporter(settings.scratch, clock=settings.clock)
     reporter.set(phase=TrainingPhase.RESTORING, attached_at=settings.clock.now(), total_steps=total_steps)
     reporter.write(now=True)
-    given = {
-        "model": model,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "scaler": scaler,
-        "generators": generators,
-        **objects,
-    }
-    components = sort_components(given)
+    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
+    components = sort_components({**named, **objects})
     components.check()
+    if loader is not None:
+        reporter.set(guarantee=open_feed(loader, replay=False, epoch=0).guarantee)
     return _attach(settings, components, reporter, total_steps)
 
 

@@ -91,9 +91,9 @@ class Components:
             flatten(item.state_dict(), name)
         for name, value in self.values.items():
             flatten(value, name)
-        self.capture()
         for name, optimizer in self.optimizers.items():
             flatten(capture_optimizer(optimizer, self._parameter_names(), name), name)
+        flatten(self.capture())
 
     def prepare(self, saved: Mapping[str, Any]) -> Callable[[], list[str]]:
         """Checks that a saved state fits, changing nothing, and returns the function that loads it.

@@ -329,6 +329,15 @@ def test_what_cannot_be_continued_is_refused_by_name(loader: Make, why: str) -> 
         next(run.batches(loader()))
 
 
+def test_a_loader_given_to_attach_is_refused_there() -> None:
+    """Before anything is claimed; and a good one's guarantee is known at once."""
+    with pytest.raises(NotCapturable, match="iterable dataset Blind"):
+        spotrun.attach(name="early", loader=DataLoader(Blind(), batch_size=2))
+    run = spotrun.attach(name="early", loader=DataLoader(Noisy(), batch_size=2, num_workers=2))
+    assert "starts anew" in run.guarantee
+    run.close()
+
+
 def test_another_loader_in_the_middle_of_an_epoch_is_refused() -> None:
     """A changed batch size or dataset would train on other data than the run says."""
     go(LOADERS["shuffled"], seed=5, die_at=3)
