@@ -121,18 +121,19 @@ class Keeper:
                 f"{self._reporter.progress.warnings[-1]}"
             )
         self._reporter.set(phase=TrainingPhase.DONE)
+        self._orders.rest()
         self._close()
 
     def abandon(self) -> None:
         """The process ends without the loop having ended: lets the save in flight end, and saves no more."""
         if not self.done:
             self._collect(wait=True, leave=False)
+            self._orders.release()
             self._close()
 
     def _close(self) -> None:
         self.done = True
         self._saver.release()
-        self._orders.release()
         self._reporter.close()
 
     def _save(self, boundary: Boundary, *, on_notice: bool = False) -> None:
@@ -194,6 +195,7 @@ class Keeper:
         else:
             how = "the same command goes on from there" if order.exit_code else "the job goes on from there"
             say(f"{order.why}: saved at step {boundary.step}; {how}")
+        self._orders.release()
         self._close()
         if chained is not None:
             chained()
@@ -222,6 +224,7 @@ class Keeper:
         if isinstance(error, Fenced) or in_doubt:
             say(str(error))
             if leave:
+                self._orders.release()
                 self._close()
                 sys.exit(EXIT_FENCED)
             return

@@ -2,7 +2,8 @@
 
 A signal only sets a flag. In a job the agent writes request.json and then sends SIGTERM, which makes the next look a
 careful one. Outside a job the first SIGINT or SIGTERM asks to save and end after the step; a second SIGINT ends at
-once. Processes forked from this one (loader workers) inherit the handler as an object but not its meaning: there it
+once. After the last commit a notice has nothing left to save, and must not end the script that is still evaluating or
+exporting: in a job the handler stays, and lets only a stop through. Processes forked from this one (loader workers) inherit the handler as an object but not its meaning: there it
 does what would have happened without us.
 """
 
@@ -61,6 +62,7 @@ class Orders:
         self._seen: tuple[int, int] | None = None
         self._last: Request | None = None
         self._previous: dict[int, Any] = {}
+        self._over = False  # all is committed
 
     @property
     def rung(self) -> bool:
@@ -94,6 +96,12 @@ class Orders:
             if signal.getsignal(number) == self._hear:
                 signal.signal(number, before if before is not None else signal.SIG_DFL)
         self._previous = {}
+
+    def rest(self) -> None:
+        """All is committed: from now on signals do what they would have done without us, but for a notice in a job."""
+        self._over = True
+        if self._request is None:
+            self.release()
 
     def chained(self) -> Callable[[], None] | None:
         """The user's own handler of the signal that was heard, to be called once all is saved."""
@@ -142,7 +150,12 @@ class Orders:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            self._in_child(number, frame)
+            self._as_before(number, frame)
+            return
+        if self._over:
+            self._read()
+            if self._last is None or self._last.ask is not Ask.SAVE:
+                self._as_before(number, frame)
             return
         self._count += number == signal.SIGINT
         self._signal = number
@@ -153,7 +166,7 @@ class Orders:
             # Not through sys.stderr, which may be in the middle of a write of its own.
             os.write(2, b"\nspotrun: finishing this step, then saving (Ctrl-C again to leave at once)\n")
 
-    def _in_child(self, number: int, frame: FrameType | None) -> None:
+    def _as_before(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and get_worker_info() is not None:
             return  # Ctrl-C reaches the whole group; the batch in hand is still wanted, and the loader ends its workers
         before = self._previous.get(number)

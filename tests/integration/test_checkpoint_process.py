@@ -149,7 +149,25 @@ def test_asked_to_stop_it_commits_and_ends_well(nursery: Nursery, expected: str,
     assert (tmp_path / "final.json").read_text() == expected
 
 
-def test_a_request_without_a_bell_is_seen(nursery: Nursery, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "code"), [("notice", 0), ("stop", -15), ("term", -15)])
+def test_after_the_last_commit_a_notice_does_not_end_the_script(
+    nursery: Nursery, tmp_path: Path, asked: str, code: int
+) -> None:
+    """What follows the loop (an evaluation, an export) has the two minutes to end; a stop ends it."""
+    script = tmp_path / "exporting.py"
+    script.write_text(
+        "import select, spotrun\n"
+        "list(spotrun.attach().steps(2))\n"
+        "print('exporting', flush=True)\n"
+        "select.select([], [], [], 0.5)\n"
+        "print('exported')\n"
+    )
+    events = [[[str(tmp_path / "output.txt"), 2], asked]]
+    assert nursery.run(str(script), cwd=tmp_path, environment=job(tmp_path, 1), events=events) == code
+    assert ("exported" in (tmp_path / "output.txt").read_text()) == (code == 0)
+
+
+def test_a_bell_without_a_request_ends_the_training(nursery: Nursery, tmp_path: Path) -> None:
     """SIGTERM without a request in a job means: save and end, as if by hand."""
     events = [[[str(tmp_path / "scratch-1" / "metrics.jsonl"), 3], "term"]]
     assert nursery.run(SMALL, cwd=tmp_path, environment=job(tmp_path, 1), events=events) == 143

@@ -12,7 +12,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("SPOTRUN_"):
             monkeypatch.delenv(name)
@@ -22,4 +22,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     yield
     torch.set_num_threads(threads)
+    if "SPOTRUN_ATTEMPT" in os.environ:  # in a job the handler stays to the end of the process
+        signal.signal(signal.SIGTERM, handlers[0])
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
