@@ -105,15 +105,15 @@ SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
         (exited(1, 11, Outcome.STOPPED), "Training", NOTHING),
         (gone(1, 11.5), "Stopped", NOTHING),
     ],
-    "a stop that is not followed: terminated after two minutes": [
+    "a stop that is not followed: terminated after three minutes": [
         (submitted(), "Pending", PLACE),
         (placed(1, 1), "Pending", ("launch 1",)),
         (launched(1, 2), "Starting", NOTHING),
         (training(1, 3), "Training", NOTHING),
         (stop(10), "Training", NOTHING),
-        (tick(11.9), "Training", NOTHING),
-        (tick(12), "Training", ("terminate i-1",)),
-        (tick(13), "Training", NOTHING),  # asked for already
+        (tick(12.9), "Training", NOTHING),
+        (tick(13), "Training", ("terminate i-1",)),
+        (tick(13.5), "Training", NOTHING),  # asked for already
         (gone(1, 14, EndReason.TERMINATED), "Stopped", NOTHING),
     ],
     "a stop while the launch is unanswered: its machine is ended as soon as it is known": [
@@ -162,8 +162,9 @@ SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
         (training(1, 30, step=1, begun=5), "Training", NOTHING),
         (tick(34), "Training", NOTHING),
         (tick(35), "Training", NOTHING),
-        (tick(37), "Training", ("terminate i-1",)),
-        (gone(1, 38, EndReason.TERMINATED), "Pending", PLACE),
+        (tick(37.9), "Training", NOTHING),
+        (tick(38), "Training", ("terminate i-1",)),
+        (gone(1, 39, EndReason.TERMINATED), "Pending", PLACE),
     ],
     "a machine that stays after its command is over is ended": [
         (submitted(), "Pending", PLACE),
@@ -192,8 +193,8 @@ SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
         (training(1, 1), "Training", NOTHING),
         (noticed(1, 2, 600), "Training", NOTHING),
         (stop(9), "Training", NOTHING),
-        (tick(11), "Training", ("terminate i-1",)),
-        (gone(1, 12, EndReason.TERMINATED), "Stopped", NOTHING),
+        (tick(12), "Training", ("terminate i-1",)),
+        (gone(1, 13, EndReason.TERMINATED), "Stopped", NOTHING),
     ],
 }
 

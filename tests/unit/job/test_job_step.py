@@ -242,7 +242,7 @@ NEWS: dict[str, tuple[list[Event], Event, bool]] = {
     "a tick that only knows the bill": (RUNNING, tick(3, "5"), False),
     "a tick that ends the waiting": ([submitted(), waited(1, 5)], tick(5), True),
     "a tick that reaches a limit": (RUNNING, tick(800), True),
-    "a tick after which a machine must be ended": ([*RUNNING, stop(5)], tick(7), True),
+    "a tick after which a machine must be ended": ([*RUNNING, stop(5)], tick(8), True),
     "a step soon after the last news": (RUNNING, training(1, 3, step=5, begun=2), False),
     "a step a while after the last news": (RUNNING, training(1, 5, step=5, begun=2), True),
     "no step for a while": ([*RUNNING], training(1, 9, step=0, begun=2), False),
