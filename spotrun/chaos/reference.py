@@ -24,7 +24,9 @@ from spotrun.job.message import parse
 __all__ = ["Reference", "ReferenceFailed", "run_reference"]
 
 _POLL_S = 0.25  # between looks at the progress
-_NEVER = timedelta(days=7)  # the longest interval there is: only the final state is needed, and fewer saves are less to wait for
+_NEVER = timedelta(
+    days=7
+)  # the longest interval there is: only the final state is needed, and fewer saves are less to wait for
 _TAIL_LINES = 20
 
 

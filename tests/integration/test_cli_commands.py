@@ -161,7 +161,7 @@ def test_a_damaged_journal_stops_everything_with_one_message(shell: Shell) -> No
 def test_the_first_ctrl_c_ends_the_job_and_leaves_nothing_running(shell: Shell) -> None:
     """The script would run for ever; Ctrl-C asks it to stop, its machine goes, the job is Stopped."""
     with shell.start("launch", shell.job(SLEEPER), "--follow") as process:
-        wait_for(lambda: (shell.directory / "began").exists())
+        wait_for((shell.directory / "began").exists)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1, err
@@ -179,7 +179,7 @@ def test_a_job_in_the_background_is_driven_to_its_end(shell: Shell) -> None:
 def test_stop_ends_a_job_that_another_process_drives(shell: Shell) -> None:
     """`spotrun stop` only journals the wish; the controller carries it out."""
     shell.run("launch", shell.job(SLEEPER))
-    wait_for(lambda: (shell.directory / "began").exists())
+    wait_for((shell.directory / "began").exists)
     assert shell.run("stop").returncode == 0
     wait_for(lambda: shell.status()["phase"] == "Stopped")
     wait_for(lambda: shell.tagged() == [])
@@ -187,9 +187,11 @@ def test_stop_ends_a_job_that_another_process_drives(shell: Shell) -> None:
 
 def test_a_killed_controller_is_replaced_and_nothing_is_doubled(shell: Shell) -> None:
     """SIGKILL for the controller while the training runs; another one takes over the same attempt to its end."""
-    script = "import time, pathlib\npathlib.Path('began').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.05)"
+    script = (
+        "import time, pathlib\npathlib.Path('began').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.05)"
+    )
     with shell.start("launch", shell.job(script), "--follow") as process:
-        wait_for(lambda: (shell.directory / "began").exists())
+        wait_for((shell.directory / "began").exists)
         process.kill()
         process.communicate(timeout=DEADLINE_S)
     with shell.start("controller", "--until-idle") as successor:

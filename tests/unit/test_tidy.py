@@ -65,7 +65,9 @@ def test_no_user_string_reaches_a_shell() -> None:
     assert [relative(path) for path in MODULES if pattern.search(path.read_text())] == []
 
 
-@pytest.mark.parametrize("code", ["import spotrun", "import spotrun.cli.main", "import spotrun.job", "import spotrun.store"])
+@pytest.mark.parametrize(
+    "code", ["import spotrun", "import spotrun.cli.main", "import spotrun.job", "import spotrun.store"]
+)
 def test_light_imports_stay_light(code: str) -> None:
     """Neither `import spotrun` nor `spotrun --help` pays for torch or boto3."""
     probe = f"{code}; import sys; print([m for m in ('torch', 'boto3', 'botocore', 's3fs') if m in sys.modules])"
