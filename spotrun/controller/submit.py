@@ -9,7 +9,7 @@ from pathlib import Path
 from spotrun.controller.address import checkpoint_uri
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
-from spotrun.errors import SpecError, StoreError
+from spotrun.errors import SpecError, StoreError, StoreMissing
 from spotrun.job import JobSpec
 from spotrun.store.blob import BlobStore
 
@@ -29,12 +29,13 @@ def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, 
         submitted_by: who, for the record.
 
     Raises:
-        SpecError: the script is missing, the store cannot be written, or the provider cannot give what is asked for.
+        SpecError: the script or an input is missing, the store cannot be written, or the provider cannot give what is asked for.
             Nothing was submitted.
     """
     workdir = workdir.absolute()
     spec = _anchored(spec, workdir)
     _check_script(spec, workdir)
+    _check_inputs(spec, workdir)
     at = outside.wall.now()
     _check_provider(spec, at, workdir, outside)
     _check_store(checkpoint_uri(spec, outside.home), outside)
@@ -65,6 +66,16 @@ def _check_script(spec: JobSpec, workdir: Path) -> None:
         )
 
 
+def _check_inputs(spec: JobSpec, workdir: Path) -> None:
+    """Inputs on this computer must be there; those behind other URLs are looked for by the attempt."""
+    for name, url in spec.inputs.items():
+        if "::" in url or ("://" in url and not url.startswith("file://")):
+            continue
+        path = workdir / Path(url.removeprefix("file://")).expanduser()
+        if not path.exists():
+            raise SpecError(f"inputs.{name}: there is nothing at {path}. Nothing was submitted")
+
+
 def _check_provider(spec: JobSpec, at: datetime, workdir: Path, outside: Outside) -> None:
     """The provider is opened as the controller will do it: what it refuses, no machine could mend."""
     clock = outside.job_clock(spec, at)
@@ -77,6 +88,10 @@ def _check_store(uri: str, outside: Outside) -> None:
         store: BlobStore = outside.open_store(uri)
         store.write(PROBE_KEY, [b"written by spotrun to see whether it may\n"])
         store.delete(PROBE_KEY)
+    except StoreMissing as error:
+        raise SpecError(
+            f"checkpoint.uri: {uri} cannot be written: there is no such bucket. Nothing was submitted; make it, or name another"
+        ) from error
     except StoreError as error:
         raise SpecError(
             f"checkpoint.uri: {uri} cannot be written: {error}. Nothing was submitted; a training there could not save its work"

@@ -44,6 +44,7 @@ def connect(
         ProviderError: the provider cannot work with this id.
     """
     check_job_id(job_id)
+    _refuse_memory(spec)
     types = _instance_types(spec.resources)
     market = open_market(
         _market_config(spec.local.market, workdir or Path()),
@@ -58,6 +59,18 @@ def connect(
         aws=_needs_aws(spec),
     )
     return LocalProvider(market, home=home, clock=clock, settings=settings)
+
+
+def _refuse_memory(spec: JobSpec) -> None:
+    places = {f"inputs.{name}": url for name, url in spec.inputs.items()}
+    if spec.checkpoint is not None:
+        places["checkpoint.uri"] = spec.checkpoint.uri
+    for field, url in places.items():
+        if url.lower().startswith("memory:"):
+            raise SpecError(
+                f"{field}: {url} is the memory of one process, and each attempt is another one, which would find nothing "
+                "there; give a directory, or a URL like s3://bucket/path"
+            )
 
 
 def _market_config(market: GeneratorMarket | TraceMarket, workdir: Path) -> GeneratorConfig | TraceConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spotrun.controller import Journal, Outside, checkpoint_uri, read_job, real_outside, request_stop, submit
-from spotrun.errors import SpecError, StoreDenied
+from spotrun.errors import SpecError, StoreDenied, StoreMissing
 from spotrun.job import JobSpec, Phase, StopRequested, Submitted
 from spotrun.store import MemoryStore
 
@@ -125,3 +125,39 @@ def test_an_unknown_job_is_told_with_the_known_ones(journal: Journal, outside: O
     job_id = submit(journal, spec(), workdir, outside=outside)
     with pytest.raises(SpecError, match=job_id):
         read_job(journal, "gpt-nope")
+
+
+def test_a_bucket_that_does_not_exist_is_named(journal: Journal, outside: Outside, workdir: Path) -> None:
+    """A store that answers a write with 'not found' has no such bucket."""
+
+    class Nowhere(MemoryStore):
+        def write(self, key: str, parts: object) -> None:
+            raise StoreMissing(key)
+
+    with pytest.raises(SpecError, match=r"s3://b/runs cannot be written: there is no such bucket"):
+        submit(
+            journal,
+            spec(checkpoint={"uri": "s3://b/runs"}),
+            workdir,
+            outside=replace(outside, open_store=lambda uri: Nowhere()),
+        )
+
+
+def test_the_memory_of_a_process_is_no_place_for_a_job(journal: Journal, outside: Outside, workdir: Path) -> None:
+    """Each attempt is a process of its own: it would find nothing there, and its saves would vanish with it."""
+    with pytest.raises(SpecError, match=r"checkpoint\.uri: memory://runs is the memory of one process"):
+        submit(journal, spec(checkpoint={"uri": "memory://runs"}), workdir, outside=outside)
+    with pytest.raises(SpecError, match=r"inputs\.train: memory://data is the memory of one process"):
+        submit(journal, spec(inputs={"train": "memory://data"}), workdir, outside=outside)
+    assert journal.jobs() == ()
+
+
+@pytest.mark.parametrize("url", ["data.txt", "file:///nowhere/data.txt", "/nowhere/data.txt"])
+def test_a_missing_input_is_told_before_anything_happens(
+    journal: Journal, outside: Outside, workdir: Path, url: str
+) -> None:
+    """No machine is bought for it. One that is there, and one behind a URL, are left to the attempt."""
+    with pytest.raises(SpecError, match=r"inputs\.train: there is nothing at /.*/data\.txt"):
+        submit(journal, spec(inputs={"train": url}), workdir, outside=outside)
+    assert journal.jobs() == ()
+    submit(journal, spec(inputs={"a": "train.py", "b": "s3://bucket/data"}), workdir, outside=outside)
