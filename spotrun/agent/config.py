@@ -28,6 +28,8 @@ class Timing:
     poll_s: float = 5.0  # between looks at the metadata service; AWS recommends 5 s
     poll_wall_s: float = 0.05
     notice_s: float = 120.0  # what a notice by signal alone leaves, as on EC2
+    start_s: float = 300.0  # after which a command that has not attached is taken to be at work, not starting
+    start_wall_s: float = 20.0  # to import torch on a busy machine
     grace_s: float = 120.0  # for the training to save and end once asked to
     grace_wall_s: float = 10.0
     finish_s: float = 300.0  # for the last chunks and the exit record

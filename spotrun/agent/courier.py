@@ -18,6 +18,7 @@ from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
 from spotrun.agent.metric import MetricTail
 from spotrun.agent.notice import NoticeBoard
+from spotrun.agent.observation import Observation
 from spotrun.clock import Clock
 from spotrun.errors import StoreError, StoreMissing
 from spotrun.job.message import Control, Exit, Heartbeat, Place, parse
@@ -73,6 +74,7 @@ class Courier:
         log: OutputLog,
         lease: Lease,
         notices: NoticeBoard,
+        observation: Observation,
     ) -> None:
         self._config = config
         self._store = store
@@ -81,8 +83,8 @@ class Courier:
         self._lease = lease
         self._notices = notices
         self._place = Place(config.attempt)
-        self._mailbox = Mailbox(config.scratch)
-        metrics = MetricTail(self._mailbox.metrics)
+        self._observation = observation
+        metrics = MetricTail(Mailbox(config.scratch).metrics)
         self._streams = (
             Stream(log, self._place.log),
             Stream(metrics, self._place.metrics, confirm=metrics.confirm),
@@ -167,7 +169,7 @@ class Courier:
             at=self._clock.now(),
             uploading=self.uploading,
             notice_deadline=self._notices.deadline,
-            progress=self._mailbox.progress(),
+            progress=self._observation.progress(),
         )
         self._store.write(self._place.heartbeat, [heartbeat.to_bytes()])
         return True

@@ -31,11 +31,13 @@ class OutputLog:
         self._pending = bytearray()
         self._dropped = 0
         self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.received = 0  # bytes that the command has printed
         self._partial = ""  # the last line so far, its end not seen yet
 
     def feed(self, data: bytes) -> None:
         """Adds output of the command, cut anywhere."""
         with self._lock:
+            self.received += len(data)
             self._add(self._decoder.decode(data))
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.fingerprint import fingerprint
 from spotrun.checkpoint.order import Notice, Orders, Stop
 from spotrun.checkpoint.report import Reporter, say
@@ -34,11 +35,14 @@ class Boundary:
     Attributes:
         key: differs for states that differ.
         capture: gives the state, with live tensors.
+        steady: gives the addresses of what will not change before an optimizer steps; None if what comes next may
+            change anything, because it is not the next step of the loop.
     """
 
     step: int
     key: tuple[Any, ...] | None
     capture: Callable[[], Mapping[str, Any]]
+    steady: Callable[[Gate], set[int]] | None = None
 
 
 class Keeper:
@@ -93,12 +97,17 @@ class Keeper:
             self._under_notice(boundary, self._notice)
         elif self._wanted is not None:
             wait, self._wanted = self._wanted, None
-            self._save(boundary)
+            self._save(boundary, overlapped=not wait)
             if wait:
                 self._wait(boundary)
         elif not self._saver.busy and self._saved != boundary.key and self._is_due():
-            self._save(boundary)
+            self._save(boundary, overlapped=True)
+        self._saver.prepare(boundary.capture if boundary.steady else None)
         self._reporter.write()
+
+    def settle(self) -> None:
+        """The loop ends, and what comes after it may change anything: completes a copy that is under way."""
+        self._saver.settle()
 
     def finish(self, boundary: Boundary) -> None:
         """Makes the last state durable; returns once it is committed.
@@ -136,8 +145,12 @@ class Keeper:
         self._saver.release()
         self._reporter.close()
 
-    def _save(self, boundary: Boundary, *, on_notice: bool = False) -> None:
-        """Begins to save this state, unless that is done or under way; waits for another save to end first."""
+    def _save(self, boundary: Boundary, *, on_notice: bool = False, overlapped: bool = False) -> None:
+        """Begins to save this state, unless that is done or under way; waits for another save to end first.
+
+        Args:
+            overlapped: the loop goes on with its next step at once.
+        """
         since = self._clock.monotonic()
         self._collect(wait=True)
         if self._saved == boundary.key:
@@ -149,6 +162,7 @@ class Keeper:
             on_notice=on_notice,
             fingerprint=fingerprint(),
             since=since,
+            steady=boundary.steady if overlapped else None,
         )
         self._stall_s = self._clock.monotonic() - since
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + self._stall_s)
@@ -211,6 +225,9 @@ class Keeper:
         assert outcome.commit is not None
         self._failed_s = None
         self._durable_s = outcome.took_s
+        self._stall_s = outcome.commit.stall_s
+        waited_s = outcome.commit.stall_s - outcome.snapshot.stall_s
+        self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + waited_s)
         if outcome.pruning is not None:
             self._reporter.warn(f"old checkpoints could not be removed: {outcome.pruning}")
         self._reporter.set(commits=self._reporter.progress.commits + 1, last_commit=outcome.commit)

@@ -10,17 +10,21 @@ fresh memory, whose pages the kernel must first hand out.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 
+from spotrun.checkpoint.copying import Later, later_of
 from spotrun.checkpoint.tensor import DTYPES, dtype_name, safetensors_name, size_bytes, view_bytes
 
 __all__ = ["BLOB_BYTES_MAX", "Layout", "Slot", "Staging", "lay_out"]
 
 BLOB_BYTES_MAX = 64 << 20  # large enough for full network speed, small enough to write several at once
+_PAGE = 2 << 20  # what a huge page takes: in these, memory is handed out several times faster
 _ALIGNMENT = 64  # of the first tensor, so that every dtype lies at a multiple of its size
 
 
@@ -69,26 +73,45 @@ class Staging:
     def __init__(self) -> None:
         self._layouts: tuple[Layout, ...] = ()
         self._memory: list[torch.Tensor] = []
+        self._arena: torch.Tensor | None = None
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
         """What `parts` holds."""
         return self._layouts
 
-    def fill(self, layouts: tuple[Layout, ...], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copies the tensors, from any device, into host memory; returns when all of it is there."""
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it holds."""
+        return self._arena.numel() if self._arena is not None else 0
+
+    def reserve(self, layouts: tuple[Layout, ...]) -> None:
+        """Takes memory for snapshots of this size and makes the kernel hand it out, so that the first save is fast."""
+        self._take(sum(map(_padded, layouts)))
+        assert self._arena is not None
+        self._arena.zero_()
+
+    def fill(
+        self, layouts: tuple[Layout, ...], tensors: Mapping[str, torch.Tensor], *, later: Set[str] = frozenset()
+    ) -> list[Later]:
+        """Copies the tensors, from any device, into host memory; returns when all of it is there but those in `later`.
+
+        Returns:
+            What is still to be copied, in the order of the blobs.
+        """
         if layouts != self._layouts:
-            self._memory = []  # free the old before taking the new
-            self._memory = [torch.empty(layout.size, dtype=torch.uint8) for layout in layouts]
-            self._layouts = layouts
-            for memory, layout in zip(self._memory, layouts, strict=True):
-                memory[: len(layout.header)] = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
+            self._take(sum(map(_padded, layouts)))
+            self._place(layouts)
+        left = []
         with torch.no_grad():
-            for memory, layout in zip(self._memory, layouts, strict=True):
+            for number, (memory, layout) in enumerate(zip(self._memory, layouts, strict=True)):
                 for slot in layout.slots:
-                    view_bytes(memory, start=slot.start, dtype=slot.dtype, shape=slot.shape, key="staging").copy_(
-                        tensors[slot.name]
-                    )
+                    place = view_bytes(memory, start=slot.start, dtype=slot.dtype, shape=slot.shape, key="staging")
+                    if slot.name in later:
+                        left.append(later_of(slot.name, number, tensors[slot.name], place))
+                    else:
+                        place.copy_(tensors[slot.name])
+        return left
 
     def parts(self) -> list[memoryview]:
         """The bytes of each blob; valid until the next `fill`."""
@@ -96,7 +119,30 @@ class Staging:
 
     def release(self) -> None:
         """Gives the memory back."""
-        self._layouts, self._memory = (), []
+        self._layouts, self._memory, self._arena = (), [], None
+
+    def _take(self, size: int) -> None:
+        if size <= self.size:
+            return
+        self.release()  # the old before the new
+        memory = mmap.mmap(-1, max(-(-size // _PAGE) * _PAGE, _PAGE))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them: small pages do as well
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        self._arena = torch.frombuffer(memory, dtype=torch.uint8)
+
+    def _place(self, layouts: tuple[Layout, ...]) -> None:
+        assert self._arena is not None
+        self._layouts, self._memory, start = layouts, [], 0
+        for layout in layouts:
+            memory = self._arena[start : start + layout.size]
+            memory[: len(layout.header)] = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
+            self._memory.append(memory)
+            start += _padded(layout)
+
+
+def _padded(layout: Layout) -> int:
+    return -(-layout.size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _chunks(members: Sequence[tuple[str, torch.Tensor]], limit: int) -> Iterable[list[tuple[str, torch.Tensor]]]:

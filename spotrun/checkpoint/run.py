@@ -253,6 +253,8 @@ class Run:
 
     def _leave(self, loop: str) -> None:
         assert self._loop.pop() == loop
+        if os.getpid() == self._owner:
+            self._parts.keeper.settle()
 
     def _is_complete(self) -> bool:
         total = self._parts.total_steps
@@ -340,7 +342,9 @@ class Run:
     def _boundary(self) -> Boundary:
         # As long as the loop has not come to where it was, the state is the one that was restored.
         key = self._restored_key() if self._pending is not None else self._position.key
-        return Boundary(self._position.step, key, self._capture)
+        # After these the next step of the loop comes next, or `_leave`; after the others any code of the user's.
+        goes_on = bool(self._loop) and self._loop[-1] in ("batches", "steps")
+        return Boundary(self._position.step, key, self._capture, self._parts.components.steady if goes_on else None)
 
     def _restored_key(self) -> tuple[Any, ...] | None:
         return key_of(self._parts.restored.tree["position"]) if self._parts.restored else None

@@ -1,6 +1,7 @@
 """Saving: the snapshot is taken between two steps, and written while the training goes on.
 
-    staging     the loop stands still: every tensor is copied to host memory, the rest becomes JSON
+    staging     the loop stands still: the rest becomes JSON, and tensors are copied to host memory, but for those
+                that are known not to change before the next optimizer step; these follow behind (see `copying`)
     writing     a thread of its own: blobs, each verified; the manifest; the log entry, which makes it a commit; pruning
 
 At most one save is being written. What has gone wrong in the background is an `Outcome` with an error, for the loop
@@ -16,6 +17,9 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
+from spotrun.checkpoint.copying import Copying, Gate, can_wait
 from spotrun.checkpoint.pack import Layout, Staging, lay_out
 from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.restore import Restored
@@ -79,6 +83,11 @@ class Saver:
         if resumed and all(isinstance(entry, ClaimEntry) for entry in lineage.log[resumed.entry.seq :]):
             self._known = resumed.blobs
         self._staging = Staging()
+        self._gate = Gate()
+        self._copying: Copying | None = None
+        self._overlaps = True  # until a copy is found to show more than one moment
+        self._prepared = False
+        self._preparing: threading.Thread | None = None
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
 
@@ -88,12 +97,14 @@ class Saver:
         return self._thread is not None
 
     def begin(self, tree: Mapping[str, Any], *, step: int, on_notice: bool,
-              fingerprint: Mapping[str, str], since: float) -> None:  # fmt: skip
+              fingerprint: Mapping[str, str], since: float,
+              steady: Callable[[Gate], set[int]] | None = None) -> None:  # fmt: skip
         """Copies the state and starts to write it; returns as soon as the loop may go on.
 
         Args:
             tree: the state, with live tensors.
             since: the clock's `monotonic` at the boundary, from which on the loop stands still.
+            steady: gives the addresses of tensors that may be copied later; None if there are none.
 
         Raises:
             NotCapturable: the state has grown something that cannot be saved.
@@ -101,7 +112,11 @@ class Saver:
         assert not self.busy
         captured_at = self._clock.now()
         flat = flatten(tree)
-        self._staging.fill(lay_out(flat.tensors, group_of), flat.tensors)
+        self._await_preparation()
+        layouts = lay_out(flat.tensors, group_of)
+        later = _later(flat.tensors, steady(self._gate)) if steady and self._overlaps else frozenset()
+        self._copying = Copying(self._staging.fill(layouts, flat.tensors, later=later), len(layouts), self._clock)
+        self._gate.hold(self._copying)
         snapshot = Snapshot(
             step=step,
             document=flat.document,
@@ -117,27 +132,59 @@ class Saver:
 
     def collect(self, *, wait: bool) -> Outcome | None:
         """The outcome of the save that was being written, once it has ended; each outcome is given once."""
-        if self._thread is None or (not wait and self._thread.is_alive()):
+        if self._thread is None:
+            return None
+        self.settle()
+        if not wait and self._thread.is_alive():
             return None
         self._thread.join()
         self._thread = None
         outcome, self._outcome = self._outcome, None
         return outcome
 
+    def prepare(self, capture: Callable[[], Mapping[str, Any]] | None) -> None:
+        """Takes the memory for saves to come, once it is known how much; at a boundary, where `capture` is not None."""
+        if self._prepared or capture is None or self.busy or not self._gate.is_known:
+            return
+        self._prepared = True
+        flat = flatten(capture())
+        layouts = lay_out(flat.tensors, group_of)
+        if self._staging.size == 0:
+            self._preparing = threading.Thread(
+                target=self._staging.reserve, args=(layouts,), name="spotrun-memory", daemon=False
+            )
+            self._preparing.start()
+
+    def settle(self) -> None:
+        """The loop is about to change what a copy that is under way still reads: completes it."""
+        if self._copying is not None:
+            self._copying.settle()
+
     def release(self) -> None:
         """Gives the staging memory back."""
         assert not self.busy
+        self._await_preparation()
+        self._gate.close()
+        self._copying = None
         self._staging.release()
+
+    def _await_preparation(self) -> None:
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
 
     def _run(self, snapshot: Snapshot) -> None:
         began = self._clock.monotonic()
+        copying = self._copying
+        assert copying is not None
 
         def took() -> float:
             return snapshot.stall_s + self._clock.monotonic() - began
 
         try:
-            entry = self._write(snapshot)
+            entry = self._write(snapshot, copying)
         except Exception as err:  # noqa: BLE001  the thread ends here; the error is the loop's now
+            self._overlaps = self._overlaps and not copying.edited
             self._known = {}  # whatever it was, the next save trusts nothing that it did not write itself
             self._outcome = Outcome(snapshot, None, err, took())
             return
@@ -145,7 +192,7 @@ class Saver:
             step=entry.step,
             at=entry.at,
             captured_at=snapshot.captured_at,
-            stall_s=snapshot.stall_s,
+            stall_s=snapshot.stall_s + copying.waited_s,
             size_bytes=entry.size,
             on_notice=entry.on_notice,
         )
@@ -158,11 +205,15 @@ class Saver:
             pruning = _attempt(lambda: prune(self._store, recent, keep))
         self._outcome = Outcome(snapshot, commit, None, duration, pruning)
 
-    def _write(self, snapshot: Snapshot) -> CommitEntry:
+    def _write(self, snapshot: Snapshot, copying: Copying) -> CommitEntry:
         attempt = self._lineage.attempt
         assert attempt is not None
         layouts, parts = self._staging.layouts, self._staging.parts()
-        blobs = [self._blob(attempt, part) for part in parts]
+        blobs = []
+        for number, part in enumerate(parts):
+            copying.wait_for(number)
+            blobs.append(self._blob(attempt, part))
+        copying.check()
         manifest = Manifest(
             job=self._settings.job,
             attempt=attempt,
@@ -188,6 +239,17 @@ class Saver:
             if known is not None:
                 return known
         return write_blob(self._store, attempt, [part])
+
+
+def _later(tensors: Mapping[str, torch.Tensor], steady: set[int]) -> frozenset[str]:
+    """The tensors that are copied later: those at these addresses, if nothing else lies in the same memory."""
+    later = {name for name, tensor in tensors.items() if tensor.data_ptr() in steady and can_wait(tensor)}
+    others = {
+        tensor.untyped_storage().data_ptr()
+        for name, tensor in tensors.items()
+        if name not in later and tensor.layout is torch.strided
+    }
+    return frozenset(name for name in later if tensors[name].untyped_storage().data_ptr() not in others)
 
 
 def _tensor_refs(layouts: tuple[Layout, ...]) -> dict[str, TensorRef]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
 from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
 from spotrun.checkpoint.optimizer import capture_optimizer, changed_defaults, overrides_state, prepare_optimizer
@@ -80,6 +81,16 @@ class Components:
             "randomness": capture_global(),
             "generators": capture_generators(self.generators),
         }
+
+    def steady(self, gate: Gate) -> set[int]:
+        """The addresses of what nothing will change before an optimizer steps, neither forward nor backward."""
+        buffers = {
+            buffer.untyped_storage().data_ptr()
+            for model in self.models.values()
+            for buffer in model.buffers()
+            if buffer.layout is torch.strided
+        }
+        return {address for address, storage in gate.steady(self.optimizers).items() if storage not in buffers}
 
     def check(self) -> None:
         """Refuses what could not be saved, by its path as the user knows it.

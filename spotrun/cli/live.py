@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spotrun.job import AttemptPhase, Heartbeat, Job, Phase
-from spotrun.job.message import Progress
-from spotrun.units import format_duration, format_usd
+from spotrun.job.message import Progress, TrainingPhase
+from spotrun.units import format_bytes, format_duration, format_usd
 
 __all__ = ["Money", "panel", "phase_text"]
 
@@ -90,6 +90,8 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
     if beat is not None and beat.notice_deadline is not None and attempt is not None:
         left = format_duration(max(beat.notice_deadline - now, now - now))
         rows.append(("notice", Text(f"this machine goes in {left}", style="bold yellow")))
+    if silent := _silent(beat):
+        rows.append(("output", Text(silent, style="yellow")))
     if news is not None:
         rows.append(("step", _steps(news)))
         rows.append(("last commit", Text(_commit(news, now))))
@@ -100,12 +102,17 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
 
 
 def _news(job: Job, beat: Heartbeat | None) -> Progress | None:
-    if beat is not None and beat.progress is not None:
-        return beat.progress
-    for attempt in reversed(job.attempts):
-        if attempt.progress is not None:
-            return attempt.progress
-    return None
+    """The newest word of a training, this attempt's or one before."""
+    news = [beat.progress if beat is not None else None, *(attempt.progress for attempt in reversed(job.attempts))]
+    return next((each for each in news if each is not None and each.told), None)
+
+
+def _silent(beat: Heartbeat | None) -> str:
+    """What is seen of a command that runs and never attached; empty if none does."""
+    progress = beat.progress if beat is not None else None
+    if progress is None or progress.output_bytes is None or progress.phase is not TrainingPhase.TRAINING:
+        return ""
+    return f"{format_bytes(progress.output_bytes)} printed; the script has not called spotrun.attach: nothing is saved"
 
 
 def _steps(news: Progress) -> RenderableType:

@@ -99,7 +99,7 @@ def _progress(event: Progressed, before: Job | None) -> str:
     parts = []
     if news.phase is TrainingPhase.TRAINING and (known is None or known.phase is not TrainingPhase.TRAINING):
         origin = "from the start" if news.resumed_from is None else f"resumed from step {news.resumed_from}"
-        parts.append(f"training, {origin}")
+        parts.append(f"training, {origin}" if news.told else "running without spotrun.attach: nothing is saved")
     if event.uploading:
         parts.append("uploading outputs")
     if saved and news.last_commit is not None and _is_news(news, known):

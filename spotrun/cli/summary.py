@@ -16,9 +16,8 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
     job = accountant.job()
     ledger = accountant.ledger()
     savings = measure_savings(ledger)
-    progress = beat.progress if beat is not None else None
-    for attempt in reversed(job.attempts):
-        progress = progress or attempt.progress
+    news = [beat.progress if beat is not None else None, *(attempt.progress for attempt in reversed(job.attempts))]
+    progress = next((each for each in news if each is not None and each.told), None)
     limits = job.spec.limits
     max_wait = limits.max_wait or limits.max_run
     return {
@@ -31,7 +30,7 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
         "time_scale": job.spec.local.time_scale,
         "waiting": None if job.attempt is not None or job.phase.is_end else job.wait_reason,
         "wait_budget_left_s": max(0.0, (max_wait - (ledger.until - job.submitted_at)).total_seconds()),
-        "trained_s": job.trained_before.total_seconds(),
+        "trained_s": job.trained(ledger.until).total_seconds(),
         "attempts": sum(attempt.launched_at is not None for attempt in job.attempts),
         "refusals": ledger.refused,
         "interruptions": job.interruptions,

@@ -9,7 +9,8 @@
 - The time the loop stood still for checkpoints is taken out of useful and lost time, on the side it happened.
 - The *tail* is idle, with two exceptions. An attempt that the provider took while its loop ran worked until the
   machine was gone: its tail, about a heartbeat long, is lost. An attempt that runs is training now: its tail is useful.
-- A command that completed without ever attaching told nothing of itself: its run, up to its exit, is useful.
+- A command that never attached told nothing of itself. If it completed, its run up to its exit is useful; if it ended in
+  another way, what it did since the agent saw it at work is lost, since nothing of it was saved.
 
 Instants that contradict the order above (clocks of two machines, torn news) are moved to the nearest that does not.
 """
@@ -75,10 +76,14 @@ def split_attempt(story: AttemptStory, *, end: datetime, kept_step: int | None) 
 
 
 def _without_news(story: AttemptStory, launched: datetime, end: datetime) -> TimeSplit:
-    if not story.completed or story.exit is None:
+    exited = end if story.exit is None else _within(story.exit.at, launched, end)
+    if story.completed:
+        return _split([(Category.USEFUL, launched, exited), (Category.IDLE, exited, end)])
+    if story.silent_since is None:
         return _split([(Category.START_UP, launched, end)])
-    exited = _within(story.exit.at, launched, end)
-    return _split([(Category.USEFUL, launched, exited), (Category.IDLE, exited, end)])
+    began = _within(story.silent_since, launched, exited)
+    work = Category.USEFUL if story.exit is None and story.ended is None else Category.LOST
+    return _split([(Category.START_UP, launched, began), (work, began, exited), (Category.IDLE, exited, end)])
 
 
 def _tail(story: AttemptStory) -> Category:

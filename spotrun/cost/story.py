@@ -37,6 +37,7 @@ class AttemptStory:
     last_step: int = 0
     stall_s: float = 0.0
     phase: TrainingPhase = TrainingPhase.STARTING
+    silent_since: datetime | None = None  # at work since then, as far as the agent can see: it never told anything
     uploading: bool = False
     guarantee: str = ""
     warnings: tuple[str, ...] = ()
@@ -78,6 +79,9 @@ class AttemptStory:
 
     def learn(self, progress: Progress) -> None:
         """Takes in one report of the training."""
+        if not progress.told:
+            self.silent_since = progress.training_at or self.silent_since
+            return
         self.attached_at = self.attached_at or progress.attached_at
         self.training_at = self.training_at or progress.training_at
         if progress.resumed_from is not None:

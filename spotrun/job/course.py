@@ -165,7 +165,7 @@ def _advanced(job: Job, attempt: Attempt, progress: Progress, at: datetime, *, u
 
 
 def _place(progress: Progress) -> tuple[object, ...]:
-    return progress.phase, progress.step, progress.commits, progress.last_commit
+    return progress.phase, progress.step, progress.commits, progress.last_commit, progress.output_bytes
 
 
 def _refusals_elsewhere(job: Job, attempt: Attempt) -> tuple[Refusal, ...]:

@@ -19,6 +19,8 @@ NOTICE_GRACE = timedelta(seconds=60)
 # must not make a machine immortal.
 _NOTICE_AHEAD_MAX = timedelta(minutes=5)
 
+_START_WALL_S = 20.0  # to import torch on a busy computer
+
 
 def left_to_the_provider(job: Job, attempt: Attempt) -> bool:
     """Whether the provider has said that it ends the machine, and should still be given the time to."""
@@ -35,7 +37,7 @@ def judged(job: Job) -> Job:
     if reached is not None:
         return intended(job, *reached)
     if attempt is not None and _stalls(job, attempt):
-        why = f"no step, commit or change of phase for {format_duration(job.spec.limits.stall_timeout)} (stall_timeout)"
+        why = f"{_missed(attempt)} for {format_duration(_patience(job, attempt))} (stall_timeout)"
         attempt = replace(attempt, stalled=True, stopping_since=job.at, stopping_why=why)
         return replace(job, attempts=(*job.attempts[:-1], attempt))
     return job
@@ -62,4 +64,18 @@ def _stalls(job: Job, attempt: Attempt) -> bool:
     if left_to_the_provider(job, attempt):
         return False
     seen = attempt.progressed_at or attempt.launched_at
-    return seen is not None and job.at - seen >= job.spec.limits.stall_timeout
+    return seen is not None and job.at - seen >= _patience(job, attempt)
+
+
+def _patience(job: Job, attempt: Attempt) -> timedelta:
+    """`stall_timeout`, but for a start on a fast clock never less wall time than the start of Python takes."""
+    patience = job.spec.limits.stall_timeout
+    if attempt.phase is AttemptPhase.STARTING and job.spec.provider == "local" and job.spec.local.time_scale > 1:
+        return max(patience, timedelta(seconds=_START_WALL_S * job.spec.local.time_scale))
+    return patience
+
+
+def _missed(attempt: Attempt) -> str:
+    if attempt.progress is None or attempt.progress.told:
+        return "no step, commit or change of phase"
+    return "no output from a command that never called spotrun.attach"

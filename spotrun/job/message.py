@@ -96,6 +96,12 @@ class Progress(_Document):
     last_commit: Commit | None = None
     guarantee: str = ""  # what a resume of this run restores exactly, in one sentence
     warnings: tuple[str, ...] = ()
+    output_bytes: int | None = None  # printed so far; told by the agent, of a command that has told nothing of itself
+
+    @property
+    def told(self) -> bool:
+        """Whether this is the training's own word; if not, it is what the agent sees of a command that never attached."""
+        return self.output_bytes is None
 
 
 class Ask(str, Enum):

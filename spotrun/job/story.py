@@ -1,4 +1,4 @@
-"""Events as sentences: the story that an error tells, and a line of `spotrun events`."""
+"""Events as sentences, for the story that an error tells. The command line tells them in its own words, with context."""
 
 from __future__ import annotations
 

@@ -83,7 +83,8 @@ class Situation:
 
 def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: timedelta | None = None) -> Situation:
     """The situation of a job that asks to be placed; `changeover` is what the job's own starts suggest if not given."""
-    told = next((attempt.progress for attempt in reversed(job.attempts) if attempt.progress is not None), None)
+    news = (attempt.progress for attempt in reversed(job.attempts))
+    told = next((progress for progress in news if progress is not None and progress.told), None)
     done = 0
     if told is not None:
         done = told.last_commit.step if told.last_commit is not None else told.resumed_from or 0
