@@ -1,0 +1,243 @@
+"""The copy of a snapshot while the training goes on, and the proof that it shows one moment.
+
+Parameters and the optimizer's state change in `Optimizer.step()` and nowhere else. So at the boundary only the rest is
+copied; these are copied while the next batch goes forward and backward, and the `Gate` holds the first step of any
+optimizer until the copy is complete. Which tensors may wait so long is decided by what has been seen, not by what is
+usual: they lie in the main memory, in the groups or the state of an optimizer that was given to `attach` and that has
+stepped through the gate before, and share their memory with nothing else that is saved.
+
+That they did not change after all (a constraint written into the weights at the start of the next step, averaged
+weights swapped in for an evaluation) is checked in two ways, and a snapshot that fails is thrown away:
+
+    versions    PyTorch counts the changes in place of each tensor. Compared once the thread that trains comes by again,
+                when nothing that it began is under way any more. Changes through `.data` or NumPy are not counted.
+    samples     some elements of each tensor, taken at the boundary, must be in the copy to the bit. Finds changes to
+                whole tensors however they were made, and a copy half of which is older than the other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from spotrun.clock import Clock
+from spotrun.errors import CheckpointError
+
+__all__ = ["Copying", "Gate", "Later", "can_wait", "later_of"]
+
+_LATER_BYTES_MIN = 16 << 10  # smaller tensors are copied at once: that costs less than looking after them
+_SAMPLES = 64  # elements of each tensor
+_LOOK_S = 0.5  # wall time between looks at whether the thread that trains still lives
+_CONFIRM_S = 5.0  # wall time after which the saving thread confirms; no operation on one tensor takes so long
+_STUCK_S = 60.0  # wall time in which no tensor is that large
+_WARM_STEPS = 3  # steps after which an optimizer's state is there, and it is known what the loop does with gradients
+_CLOSURES = (torch.optim.LBFGS,)  # evaluate the model, and change it, many times within a step
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A tensor that is copied after the boundary.
+
+    Attributes:
+        blob: the number of the blob that it belongs to.
+        source: an alias of it, which shares its counter of changes.
+        target: its place in the snapshot.
+        version: how often it had been changed at the boundary.
+        sample: some of its elements at the boundary.
+    """
+
+    name: str
+    blob: int
+    source: torch.Tensor
+    target: torch.Tensor
+    version: int
+    sample: torch.Tensor
+
+
+def later_of(name: str, blob: int, source: torch.Tensor, target: torch.Tensor) -> Later:
+    """What to copy later, as it is now."""
+    return Later(name, blob, source, target, source._version, _sample(source))
+
+
+class Copying:
+    """One copy in the background. Made at the boundary, by the thread that trains.
+
+    Args:
+        blobs: how many blobs the snapshot has.
+    """
+
+    def __init__(self, items: Sequence[Later], blobs: int, clock: Clock) -> None:
+        self._items = items
+        self._clock = clock
+        self._left = [0] * blobs
+        for item in items:
+            self._left[item.blob] += 1
+        self._done = [False] * len(items)
+        self._next = 0
+        self._changed = threading.Condition()
+        self._loop = threading.current_thread()
+        self._process = os.getpid()
+        self._edited: str | None = None
+        self._confirmed = threading.Event()
+        self.waited_s = 0.0  # that the training stood still for it after the boundary, in job time
+        if not items:
+            self._confirmed.set()
+
+    def work(self) -> None:
+        """Copies what nobody has begun to copy; for any thread."""
+        while True:
+            with self._changed:
+                index = self._next
+                if index >= len(self._items):
+                    return
+                self._next += 1
+            self._copy(index)
+
+    def wait_for(self, blob: int) -> None:
+        """Returns once a blob is complete; the saving thread's."""
+        self.work()
+        self._await(lambda: not self._left[blob])
+
+    def settle(self) -> None:
+        """The thread that trains is about to change something: finishes the copy and confirms it."""
+        if self._confirmed.is_set() or os.getpid() != self._process:
+            return
+        since = self._clock.monotonic()
+        self._confirm()
+        self.waited_s += self._clock.monotonic() - since
+
+    def check(self) -> None:
+        """Waits until the copy is confirmed; the saving thread's, before it commits.
+
+        Raises:
+            CheckpointError: a tensor was changed since the boundary.
+        """
+        waited_s = 0.0
+        while not self._confirmed.wait(_LOOK_S):
+            waited_s += _LOOK_S
+            if waited_s >= _CONFIRM_S or not self._loop.is_alive():
+                self._confirm()
+        if self._edited is not None:
+            raise CheckpointError(
+                f"{self._edited} was changed outside of its optimizer's step while it was being saved; from now on all "
+                "is copied between two steps"
+            )
+
+    @property
+    def edited(self) -> bool:
+        """Whether it was found to show more than one moment."""
+        return self._edited is not None
+
+    def _confirm(self) -> None:
+        self.work()
+        self._await(lambda: not any(self._left))
+        for item in self._items:
+            if item.source._version != item.version:
+                self._edited = self._edited or item.name
+        self._confirmed.set()
+
+    def _copy(self, index: int) -> None:
+        item = self._items[index]
+        intact = False
+        try:
+            with torch.no_grad():
+                item.target.copy_(item.source)
+            intact = torch.equal(_sample(item.target), item.sample)
+        finally:  # also when it is interrupted: nobody must wait for a tensor that nobody copies
+            with self._changed:
+                if not intact:
+                    self._edited = self._edited or item.name
+                if not self._done[index]:
+                    self._done[index] = True
+                    self._left[item.blob] -= 1
+                self._changed.notify_all()
+
+    def _await(self, complete: Any) -> None:
+        waited_s = 0.0
+        with self._changed:
+            while not self._changed.wait_for(complete, _LOOK_S):
+                waited_s += _LOOK_S
+                if waited_s >= _STUCK_S:  # a thread ended between taking a tensor and copying it
+                    self._edited = self._edited or "a tensor"
+                    return
+
+
+class Gate:
+    """Every optimizer's step of this process passes through it."""
+
+    def __init__(self) -> None:
+        self._copying: Copying | None = None
+        self._steps = 0
+        self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        this = weakref.ref(self)  # PyTorch keeps the hook, and must not keep the run
+
+        def before(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+            gate = this()
+            if gate is not None:
+                gate._pass(optimizer)
+
+        self._close = weakref.finalize(self, register_optimizer_step_pre_hook(before).remove)
+
+    def hold(self, copying: Copying) -> None:
+        """Holds the next step until this copy is complete."""
+        self._copying = copying
+
+    def steady(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[int, int]:
+        """The addresses of tensors that only steps through this gate change, each with its storage's address."""
+        known: dict[int, int] = {}
+        for optimizer in optimizers.values():
+            if optimizer not in self._seen or isinstance(optimizer, _CLOSURES):
+                continue
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter].values() if parameter in optimizer.state else ()
+                    for value in (parameter, *state):
+                        if isinstance(value, torch.Tensor) and can_wait(value):
+                            known[value.data_ptr()] = value.untyped_storage().data_ptr()
+        return known
+
+    @property
+    def is_known(self) -> bool:
+        """Whether optimizers have stepped often enough that all their state is there."""
+        return self._steps >= _WARM_STEPS
+
+    def close(self) -> None:
+        """Takes the hook off."""
+        self._close()
+        self._copying = None
+
+    def _pass(self, optimizer: torch.optim.Optimizer) -> None:
+        self._seen.add(optimizer)
+        self._steps += 1
+        copying = self._copying
+        if copying is not None:
+            copying.settle()
+            self._copying = None
+
+
+def can_wait(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one that can be copied later at all."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and tensor.nbytes >= _LATER_BYTES_MIN
+        and not tensor.is_inference()  # those count no changes
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Bytes of elements spread evenly over a contiguous tensor."""
+    count = min(_SAMPLES, tensor.numel())
+    with torch.no_grad():
+        spread = tensor.as_strided((count,), (max(tensor.numel() // max(count, 1), 1),))
+        return spread.clone(memory_format=torch.contiguous_format).view(torch.uint8)
