@@ -63,7 +63,8 @@ class Stream:
 
 
 class Courier:
-    """Runs until `finish` is called and done. `uploading` is what the heartbeat says of the outputs."""
+    """Runs until `finish` is called and done. `uploading` is what the heartbeat says of the outputs, `observation` what
+    it says of the command."""
 
     def __init__(
         self,
@@ -74,7 +75,6 @@ class Courier:
         log: OutputLog,
         lease: Lease,
         notices: NoticeBoard,
-        observation: Observation,
     ) -> None:
         self._config = config
         self._store = store
@@ -83,7 +83,7 @@ class Courier:
         self._lease = lease
         self._notices = notices
         self._place = Place(config.attempt)
-        self._observation = observation
+        self.observation = Observation(config, clock=clock, log=log)
         metrics = MetricTail(Mailbox(config.scratch).metrics)
         self._streams = (
             Stream(log, self._place.log),
@@ -169,7 +169,7 @@ class Courier:
             at=self._clock.now(),
             uploading=self.uploading,
             notice_deadline=self._notices.deadline,
-            progress=self._observation.progress(),
+            progress=self.observation.progress(),
         )
         self._store.write(self._place.heartbeat, [heartbeat.to_bytes()])
         return True

@@ -24,7 +24,6 @@ from spotrun.agent.lease import Lease
 from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
 from spotrun.agent.notice import MetadataService, NoticeBoard, NoticeWatcher
-from spotrun.agent.observation import Observation
 from spotrun.agent.output import output_files, upload_outputs
 from spotrun.agent.worker import Worker
 from spotrun.clock import Clock
@@ -57,7 +56,6 @@ class Supervisor:
         self._watcher = NoticeWatcher(
             MetadataService(config.metadata_url), self.notices, clock=clock, timing=config.timing
         )
-        self._observation = Observation(config, clock=clock, log=self._log)
         self._courier = Courier(
             config,
             store=store,
@@ -65,7 +63,6 @@ class Supervisor:
             log=self._log,
             lease=self._lease,
             notices=self.notices,
-            observation=self._observation,
         )
         self._background: list[Worker[Any]] = []
         self._stopping: StopCause | None = None
@@ -103,7 +100,7 @@ class Supervisor:
                 directory=self._config.work_directory,
                 environment=training_environment(self._config, inputs),
             )
-            self._observation.started()
+            self._courier.observation.started()
         except (SpecError, StoreError) as err:
             self._log.say(f"the command was not started: {err}")
             return Ending(outcome=Outcome.START_FAILED)
@@ -207,7 +204,7 @@ class Supervisor:
             at=self._clock.now(),
             exit_code=ending.exit_code,
             tail=self._log.tail(),
-            progress=self._observation.progress(),
+            progress=self._courier.observation.progress(),
         )
 
     def _until(self, done: Callable[[], bool], cause: Callable[[], StopCause | None]) -> StopCause | None:

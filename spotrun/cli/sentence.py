@@ -97,7 +97,8 @@ def _progress(event: Progressed, before: Job | None) -> str:
     known = before.attempt.progress if before is not None and before.attempt is not None else None
     saved = news.last_commit is not None and (known is None or known.commits != news.commits)
     parts = []
-    if news.phase is TrainingPhase.TRAINING and (known is None or known.phase is not TrainingPhase.TRAINING):
+    known_as = None if known is None else (known.phase, known.told)
+    if news.phase is TrainingPhase.TRAINING and known_as != (news.phase, news.told):
         origin = "from the start" if news.resumed_from is None else f"resumed from step {news.resumed_from}"
         parts.append(f"training, {origin}" if news.told else "running without spotrun.attach: nothing is saved")
     if event.uploading:

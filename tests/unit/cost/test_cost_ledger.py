@@ -28,7 +28,7 @@ from spotrun.cost.category import Category, apportion
 from spotrun.cost.entry import EndedBy, Extra
 from spotrun.cost.ledger import build_ledger
 from spotrun.job import fold
-from spotrun.job.event import EndReason, decode, encode
+from spotrun.job.event import EndReason, Progressed, decode, encode
 from spotrun.job.message import Commit, Outcome, Progress, TrainingPhase
 from spotrun.job.state import Phase
 from spotrun.market.offer import PriceStep
@@ -237,6 +237,14 @@ class TestSplit:
         events = [submitted(), placed(1, T0), launched(1, T0), exited(1, at("08:50"))]
         events += [ended(1, at("09:00"), EndReason.EXITED)]
         assert spent(ledger_of(events).rows[0]) == minutes(useful=50, idle=10)
+
+    def test_what_a_command_did_that_never_attached_is_useful_while_it_runs_and_lost_with_its_machine(self):
+        seen = Progress(phase=TrainingPhase.TRAINING, at=at("08:40"), training_at=at("08:05"), output_bytes=9)
+        events = [submitted(), placed(1, T0), launched(1, T0), Progressed(at=at("08:40"), attempt=1, progress=seen)]
+        assert spent(ledger_of(events, until=at("08:50")).rows[0]) == minutes(start_up=5, useful=45)
+        lost = [*events, ended(1, at("09:00"), EndReason.INTERRUPTED)]
+        assert spent(ledger_of(lost).rows[0]) == minutes(start_up=5, lost=55)
+        check_identities(ledger_of(lost))
 
     def test_an_attempt_that_found_the_run_already_done_lost_nothing_and_did_nothing(self):
         exit_news = Progress(

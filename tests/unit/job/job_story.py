@@ -111,6 +111,17 @@ def training(
     return Progressed(at=at(minutes), attempt=attempt, progress=told)
 
 
+def seen(attempt: int, minutes: float, *, printed: int, begun: float | None = None) -> Progressed:
+    """What the agent sees of a command that never attached."""
+    progress = Progress(
+        phase=TrainingPhase.STARTING if begun is None else TrainingPhase.TRAINING,
+        at=at(minutes),
+        training_at=None if begun is None else at(begun),
+        output_bytes=printed,
+    )
+    return Progressed(at=at(minutes), attempt=attempt, progress=progress)
+
+
 def uploading(attempt: int, minutes: float, *, begun: float) -> Progressed:
     return Progressed(at=at(minutes), attempt=attempt, progress=progress(minutes, begun=begun), uploading=True)
 

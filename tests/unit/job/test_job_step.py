@@ -17,6 +17,7 @@ from job_story import (
     progress,
     refused,
     restoring,
+    seen,
     stop,
     submitted,
     tick,
@@ -224,6 +225,36 @@ def test_a_noticed_machine_is_never_stalled() -> None:
     job = told([*RUNNING, noticed(1, 31, 33), tick(33.5)])
     assert not job.attempts[0].stalled
     assert told([*RUNNING, noticed(1, 31, 33), tick(34)]).attempts[0].stalled
+
+
+def test_output_is_a_sign_of_life_of_a_command_that_never_attached() -> None:
+    """It has no steps to tell. One that prints goes on past stall_timeout; one that falls silent is ended."""
+    printing = [submitted(), placed(1, 0), launched(1, 1)]
+    printing += [seen(1, minute, printed=minute, begun=2 if minute > 6 else None) for minute in range(3, 100, 10)]
+    job = told([*printing, tick(122)])
+    assert (job.phase, job.attempts[0].stalled) == (Phase.TRAINING, False)
+    assert job.attempts[0].trained(at(122)) == timedelta(minutes=120)
+    silent = told([*printing, seen(1, 110, printed=93, begun=2), tick(123)])
+    assert silent.attempts[0].stalled
+    assert silent.attempts[0].stopping_why.startswith(
+        "no output from a command that never called spotrun.attach for 30"
+    )
+
+
+def test_output_of_a_training_that_tells_its_steps_hides_no_stall() -> None:
+    """Its own word counts: a hung training may have a logger that goes on."""
+    hung = told([submitted(), placed(1, 0), launched(1, 1), seen(1, 2, printed=9, begun=1), training(1, 3), tick(33)])
+    assert hung.attempts[0].stalled
+
+
+def test_a_start_on_a_fast_clock_has_the_wall_time_that_python_needs() -> None:
+    """Half an hour of a job whose time runs 600 times as fast is 3 s; a start takes longer, and is no stall."""
+    fast = submitted()
+    fast = replace(fast, spec={**fast.spec, "local": {"time_scale": 600}})
+    starting = [fast, placed(1, 0), launched(1, 0)]
+    assert not told([*starting, tick(199)]).attempts[0].stalled
+    assert told([*starting, tick(200)]).attempts[0].stalled
+    assert told([*starting, training(1, 100), tick(130)]).attempts[0].stalled
 
 
 def test_uploads_are_not_cut_by_max_run() -> None:
