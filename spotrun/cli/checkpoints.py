@@ -23,8 +23,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("ls")
-def ls(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
-    """List the committed checkpoints, oldest first, and what is damaged in the log."""
+def ls(
+    ctx: typer.Context,
+    job: Which = "",
+    all_commits: Annotated[bool, typer.Option("--all", "-a", help="Also those that were pruned.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the checkpoints that are kept, oldest first, and what is damaged in the log."""
     from spotrun.store import CommitEntry, DamagedEntry, read_log
 
     store, place = place_of(ctx, job)
@@ -32,7 +37,7 @@ def ls(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
     commits = [entry for entry in entries if isinstance(entry, CommitEntry)]
     damaged = [entry.key for entry in entries if isinstance(entry, DamagedEntry)]
     pruned = _pruned(store, commits)
-    rows = [_row(store, entry, pruned=entry in pruned) for entry in commits]
+    rows = [_row(store, entry, pruned=entry in pruned) for entry in commits if all_commits or entry not in pruned]
     if as_json:
         typer.echo(json.dumps({"place": place, "commits": rows, "damaged": damaged}, indent=2))
         return
@@ -45,6 +50,8 @@ def ls(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
         table.add_row(str(row["step"]), str(row["attempt"]), row["at"], size, row["state"])
     console = Console()
     console.print(table if rows else f"{place}: nothing is committed yet")
+    if pruned and not all_commits:
+        console.print(f"{len(pruned)} older ones were pruned, as the job file asks; --all lists them")
     for key in damaged:
         console.print(f"[red]{key} is damaged: what it said is unknown, the entries around it are used[/red]")
 

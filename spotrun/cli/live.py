@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from rich.console import Group, RenderableType
@@ -63,6 +63,7 @@ def panel(
         scale: seconds of job time in one second here.
         trouble: what stands in the way just now.
     """
+    now = min(now, job.ended_at or now)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
     grid.add_column()
@@ -88,7 +89,7 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
     elif job.wait_reason and not job.phase.is_end:
         rows.append(("waiting", Text(job.wait_reason, style="yellow")))
     if beat is not None and beat.notice_deadline is not None and attempt is not None:
-        left = format_duration(max(beat.notice_deadline - now, now - now))
+        left = format_duration(max(beat.notice_deadline - now, timedelta(0)))
         rows.append(("notice", Text(f"this machine goes in {left}", style="bold yellow")))
     if silent := _silent(beat):
         rows.append(("output", Text(silent, style="yellow")))
@@ -97,7 +98,9 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
         rows.append(("last commit", Text(_commit(news, now))))
     rows.append(("time", Text(_time(job, now))))
     if money is not None:
-        rows.append(("money", Text(f"{format_usd(money.paid)} paid, on-demand {format_usd(money.on_demand)} so far")))
+        rows.append(
+            ("money", Text(f"{format_usd(money.paid)} paid; on-demand would be at {format_usd(money.on_demand)}"))
+        )
     return rows
 
 
@@ -125,7 +128,7 @@ def _steps(news: Progress) -> RenderableType:
     text = Text("  ".join(words))
     if not news.total_steps:
         return text
-    bar = ProgressBar(total=news.total_steps, completed=news.step, width=30)
+    bar = ProgressBar(total=news.total_steps, completed=news.step, width=24)
     line = Table.grid(padding=(0, 2))
     line.add_row(bar, text)
     return Group(line)
@@ -138,12 +141,14 @@ def _rate(steps_per_s: float) -> str:
 def _commit(news: Progress, now: datetime) -> str:
     if news.last_commit is None:
         return "none by this attempt" + ("" if news.resumed_from is None else f"; it began at step {news.resumed_from}")
-    age = format_duration(max(now - news.last_commit.at, now - now))
+    age = format_duration(max(now - news.last_commit.at, timedelta(0)))
     return f"step {news.last_commit.step}, {age} ago"
 
 
 def _time(job: Job, now: datetime) -> str:
-    end = job.ended_at or now
+    if job.ended_at is not None:
+        return f"{format_duration(job.ended_at - job.submitted_at)} from submission to end"
     max_wait = job.spec.limits.max_wait or job.spec.limits.max_run
-    left = max(max_wait - (end - job.submitted_at), end - end)
-    return f"{format_duration(end - job.submitted_at)} since submission, {format_duration(left)} of wait budget left"
+    spent = now - job.submitted_at
+    left = format_duration(max(max_wait - spent, timedelta(0)))
+    return f"{format_duration(spent)} since submission, {left} of wait budget left"
