@@ -23,7 +23,7 @@ from spotrun.checkpoint.tensor import DTYPES, dtype_name, safetensors_name, size
 
 __all__ = ["BLOB_BYTES_MAX", "Layout", "Slot", "Staging", "lay_out"]
 
-BLOB_BYTES_MAX = 64 << 20  # large enough for full network speed, small enough to write several at once
+BLOB_BYTES_MAX = 32 << 20  # large enough for full speed of disk and network, small enough to have several under way
 _PAGE = 2 << 20  # what a huge page takes: in these, memory is handed out several times faster
 _ALIGNMENT = 64  # of the first tensor, so that every dtype lies at a multiple of its size
 

@@ -2,7 +2,7 @@
 
     staging     the loop stands still: the rest becomes JSON, and tensors are copied to host memory, but for those
                 that are known not to change before the next optimizer step; these follow behind (see `copying`)
-    writing     a thread of its own: blobs, each verified; the manifest; the log entry, which makes it a commit; pruning
+    writing     threads of their own: blobs, each as soon as it is filled, each verified; the manifest; the log entry, which makes it a commit; pruning
 
 At most one save is being written. What has gone wrong in the background is an `Outcome` with an error, for the loop
 to act on at its next boundary; nothing half-written is ever visible.
@@ -21,6 +21,7 @@ import torch
 
 from spotrun.checkpoint.copying import Copying, Gate, can_wait
 from spotrun.checkpoint.pack import Layout, Staging, lay_out
+from spotrun.checkpoint.parallel import in_parallel
 from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.settings import Settings
@@ -29,7 +30,6 @@ from spotrun.checkpoint.tree import flatten
 from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
 from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, Lineage, Manifest, TensorRef, prune, write_blob
-from spotrun.store.digest import digest_of
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
 
@@ -209,10 +209,12 @@ class Saver:
         attempt = self._lineage.attempt
         assert attempt is not None
         layouts, parts = self._staging.layouts, self._staging.parts()
-        blobs = []
-        for number, part in enumerate(parts):
+
+        def store(number: int) -> BlobRef:
             copying.wait_for(number)
-            blobs.append(self._blob(attempt, part))
+            return write_blob(self._store, attempt, [parts[number]], known=self._known)
+
+        blobs = in_parallel(store, len(parts))
         copying.check()
         manifest = Manifest(
             job=self._settings.job,
@@ -232,13 +234,6 @@ class Saver:
         entry = self._lineage.commit(manifest)
         self._known = {blob.digest: blob for blob in blobs}
         return entry
-
-    def _blob(self, attempt: int, part: memoryview) -> BlobRef:
-        if self._known:
-            known = self._known.get(digest_of([part]))
-            if known is not None:
-                return known
-        return write_blob(self._store, attempt, [part])
 
 
 def _later(tensors: Mapping[str, torch.Tensor], steady: set[int]) -> frozenset[str]:

@@ -1,0 +1,52 @@
+"""A few blobs at a time: the disk, the network and the hash wait for each other less."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["in_parallel"]
+
+_T = TypeVar("_T")
+
+_THREADS = 3  # one that hashes, one that writes, one that waits for the disk
+
+
+def in_parallel(action: Callable[[int], _T], count: int) -> list[_T]:
+    """What `action` gives for each number below `count`, begun in this order by this thread and at most two more.
+
+    Raises:
+        Exception: the first that `action` raised; what had begun has ended by then, and nothing else was begun.
+    """
+    waiting, results, errors = deque(range(count)), dict[int, _T](), list[Exception]()
+
+    def run() -> None:
+        while waiting and not errors:
+            try:
+                number = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                results[number] = action(number)
+            except Exception as err:  # noqa: BLE001  the thread may end here; raised below
+                errors.append(err)
+
+    # Not daemons: a process that ends while a blob is on its way waits for it.
+    helpers = [threading.Thread(target=run, name="spotrun-blob", daemon=False) for _ in range(min(count, _THREADS) - 1)]
+    started = []
+    for helper in helpers:
+        with contextlib.suppress(RuntimeError):  # no thread can be had (any more): then this one does it all
+            helper.start()
+            started.append(helper)
+    try:
+        run()
+    finally:
+        waiting.clear()
+        for helper in started:
+            helper.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(count)]
