@@ -70,7 +70,9 @@ def verify(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
     pruned = _pruned(store, commits)
     kept = [entry for entry in commits if entry not in pruned]
     console = Console(stderr=True)
-    results = [_verified(store, entry) for entry in track(kept, "verifying", console=console, disable=as_json)]
+    results = [
+        _verified(store, entry) for entry in track(kept, "verifying", console=console, disable=as_json or not kept)
+    ]
     damaged = [entry.key for entry in entries if isinstance(entry, DamagedEntry)]
     bad = bool(damaged) or any(result["problem"] for result in results)
     if as_json:
@@ -81,7 +83,8 @@ def verify(ctx: typer.Context, job: Which = "", as_json: Json = False) -> None:
             typer.echo(f"step {result['step']} of attempt {result['attempt']}: {said}")
         for key in damaged:
             typer.echo(f"log entry {key}: damaged")
-        typer.echo(f"{place}: {len(results)} kept checkpoints, " + ("damage found" if bad else "all good"))
+        told = f"{len(results)} kept checkpoints, " + ("damage found" if bad else "all good")
+        typer.echo(f"{place}: {told if entries else 'nothing is committed yet'}")
     raise typer.Exit(1 if bad else 0)
 
 

@@ -21,7 +21,9 @@ __all__ = ["conclude", "follow", "launch", "submit_job"]
 
 def launch(
     ctx: typer.Context,
-    job_file: Annotated[Path, typer.Argument(help="The job file, YAML; `spotrun schema` describes it.")],
+    job_file: Annotated[
+        Path, typer.Argument(help="The job file, YAML; `spotrun schema` describes it.", metavar="JOB_FILE")
+    ],
     follow_job: Annotated[
         bool, typer.Option("--follow", "-f", help="Watch it to its end; Ctrl-C asks it to save and end.")
     ] = False,

@@ -54,6 +54,8 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
     assert isinstance(submitted, Submitted)
     if job.phase is not Phase.COMPLETED:
         raise SpecError(f"{job_id} is {job.phase.value}; only a completed job has a result to compare")
+    place = place_uri(job.spec, job_id, home.path)
+    ours = _last_state(place)  # before the second training: without a state there is nothing to compare
     with tempfile.TemporaryDirectory(prefix="spotrun-prove-") as directory:
         reference = _reference(job, Path(submitted.workdir), Path(directory), console)
         follower = Follower(journal, home.path, open_store=open_store)
@@ -62,8 +64,7 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
             reference.losses,
             [(int(str(row["step"])), float(str(row["loss"]))) for row in rows if row.get("loss") is not None],
         )
-        place = place_uri(job.spec, job_id, home.path)
-        ours, theirs = (_last_state(each) for each in (place, reference.place))
+        theirs = _last_state(reference.place)
         states = compare_states(ours, theirs)
         weights = compare_states(ours, theirs, prefix=_MODEL)
     _tell(console, losses=losses, states=states, weights=weights, interruptions=job.interruptions)

@@ -15,10 +15,8 @@ __all__ = ["run"]
 
 def run(
     ctx: typer.Context,
-    script: Annotated[str, typer.Argument(help="A Python script that uses spotrun.attach.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="Its arguments, after `--`.", metavar="[-- ARGS]...")
-    ] = None,
+    script: Annotated[str, typer.Argument(help="A Python script that uses spotrun.attach.", metavar="SCRIPT")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its arguments, after `--`.", metavar="ARGS")] = None,
     max_run: Annotated[str, typer.Option(help="Training time at most, all attempts together.")] = "24h",
     max_wait: Annotated[str | None, typer.Option(help="Waiting and training at most; default: max-run.")] = None,
     on_shortage: Annotated[str, typer.Option(help="Without spot capacity: wait, or on_demand.")] = "wait",

@@ -262,7 +262,9 @@ def _check_file(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise JournalError(f"{path} cannot be read: {error.strerror}") from error
+        raise JournalError(
+            f"{path} cannot be read: {error.strerror}. Nothing was launched; choose another home with --home or SPOTRUN_HOME"
+        ) from error
     if size == 0:
         raise _no_journal(str(path), "the file is empty, which no journal ever is")
 

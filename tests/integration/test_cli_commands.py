@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -113,6 +114,7 @@ WRONG = {
     "no job at all": (["report"], "there is no job"),
     "not a place": (["checkpoints", "ls", "nowhere://x"], "nowhere"),
     "a missing script": (["run", "absent.py"], "absent.py does not exist"),
+    "a place that is another process's memory": (["run", __file__, "--checkpoint", "memory://x"], "memory of one"),
     "a bad duration": (["run", "absent.py", "--max-run", "6"], "limits.max_run"),
 }
 
@@ -199,6 +201,58 @@ def test_a_killed_controller_is_replaced_and_nothing_is_doubled(shell: Shell) ->
         successor.communicate(timeout=DEADLINE_S)
     state = shell.status()
     assert (state["phase"], state["attempts"], state["interruptions"]) == ("Completed", 1, 0)
+
+
+def test_inputs_are_found_and_outputs_are_where_the_documents_say(shell: Shell) -> None:
+    """A local input is used where it is; what is left in SPOTRUN_OUTPUT_DIR lies under the job's place afterwards."""
+    script = (
+        "import os, pathlib\n"
+        "text = pathlib.Path(os.environ['SPOTRUN_INPUT_TRAIN_SET']).read_text()\n"
+        "(pathlib.Path(os.environ['SPOTRUN_OUTPUT_DIR']) / 'result.txt').write_text(text.upper())\n"
+    )
+    (shell.directory / "data.txt").write_text("a line of data")
+    done = shell.run("launch", shell.job(script, inputs={"train-set": "data.txt"}), "--follow")
+    assert done.returncode == 0, done.stderr
+    job = str(shell.status()["job"])
+    assert (shell.home / "runs" / job / "output" / "result.txt").read_text() == "A LINE OF DATA"
+    (shell.directory / "data.txt").unlink()
+    again = shell.run("launch", "job.yaml", "--follow")
+    assert (again.returncode, "inputs.train-set: there is nothing at" in again.stderr) == (2, True)
+
+
+def test_a_recorded_market_gives_capacity_and_price_and_the_report_is_written_as_a_table(shell: Shell) -> None:
+    """The trace and the rows of DescribeSpotPriceHistory are named in the job file; their price is what is paid."""
+    trace = {"metadata": {"gap_seconds": 600}, "data": [1] * 100}
+    row = {"AvailabilityZoneId": "use1-az1", "InstanceType": "g5.xlarge", "ProductDescription": "Linux/UNIX"}
+    rows = [{**row, "SpotPrice": "0.123400", "Timestamp": "2026-01-01T00:00:00.000Z"}]
+    (shell.directory / "zone.json").write_text(json.dumps(trace))
+    (shell.directory / "prices.json").write_text(json.dumps({"SpotPriceHistory": rows}))
+    market = {"availability": {"use1-az1": "zone.json"}, "prices": "prices.json"}
+    done = shell.run("launch", shell.job("print('hello')", local={**QUICK, "market": market}), "--follow")
+    assert done.returncode == 0, done.stderr
+    assert shell.run("report", "--csv", str(shell.directory / "attempts.csv")).returncode == 0
+    with (shell.directory / "attempts.csv").open(newline="") as file:
+        (attempt,) = csv.DictReader(file)
+    assert (attempt["zone"], float(attempt["mean_usd_per_hour"])) == ("use1-az1", 0.1234)
+
+
+def test_a_training_that_hangs_is_ended_and_fails_the_job(shell: Shell) -> None:
+    """It told a step and nothing since; after stall_timeout it is asked to stop, and that counts as a failure."""
+    script = (
+        "import json, os, pathlib, time\n"
+        "from spotrun.clock import clock_from_text\n"
+        "now = clock_from_text(os.environ['SPOTRUN_CLOCK']).now().isoformat()\n"
+        "told = {'phase': 'training', 'at': now, 'training_at': now, 'step': 5}\n"
+        "draft = pathlib.Path(os.environ['SPOTRUN_SCRATCH']) / 'progress.new'\n"
+        "draft.write_text(json.dumps(told))\n"
+        "draft.replace(draft.with_name('progress.json'))\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    limits = {"max_run": "1h", "max_wait": "6h", "stall_timeout": "5m"}
+    done = shell.run("launch", shell.job(script, limits=limits), "--follow")
+    assert done.returncode == 1
+    assert "no step, commit or change of phase for 5 min 00 s (stall_timeout)" in done.stderr
+    assert shell.status()["phase"] == "Failed"
 
 
 SLEEPER = """
