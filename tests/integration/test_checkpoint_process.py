@@ -204,8 +204,8 @@ def gpt(nursery: Nursery, home: Path, **request: Any) -> tuple[int, str]:
     return code, (home / "output.txt").read_text()
 
 
-def losses(home: Path) -> dict[int, float]:
-    lines = (home / ".spotrun" / "gpt" / "metrics.jsonl").read_text().splitlines()
+def losses(home: Path, script: str = "gpt") -> dict[int, float]:
+    lines = (home / ".spotrun" / script / "metrics.jsonl").read_text().splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
@@ -225,6 +225,26 @@ def test_the_gpt_script_goes_on_after_ctrl_c(nursery: Nursery, tmp_path: Path) -
     assert f"resumed from step {stopped_at}" in output
     assert losses(home) == losses(quiet)
     assert len(losses(home)) == 300
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_digits_script_goes_on_after_ctrl_c_and_after_a_kill(
+    nursery: Nursery, tmp_path: Path, workers: str
+) -> None:
+    """Batch norm, dropout, a schedule and random augmentation: the losses are those of a quiet run, bit for bit."""
+    quiet, home = tmp_path / "quiet", tmp_path / "home"
+    quiet.mkdir(), home.mkdir()
+    command = [str(ROOT / "training_scripts" / "digits.py"), "--epochs", "2", "--workers", workers]
+    assert nursery.run(*command, cwd=quiet) == 0
+    metrics = home / ".spotrun" / "digits" / "metrics.jsonl"
+    assert nursery.run(*command, cwd=home, events=[[[str(metrics), 5], "int"]]) == 130
+    lines = len(metrics.read_text().splitlines())
+    assert nursery.run(*command, cwd=home, events=[[[str(metrics), lines + 5], "kill"]]) == -9
+    assert nursery.run(*command, cwd=home) == 0
+    assert losses(home, "digits") == losses(quiet, "digits")
+    last = (quiet / "output.txt").read_text().splitlines()[-1]
+    assert last.startswith("best: ")
+    assert (home / "output.txt").read_text().splitlines()[-1] == last
 
 
 def test_ctrl_c_twice_leaves_at_once(nursery: Nursery, tmp_path: Path) -> None:
