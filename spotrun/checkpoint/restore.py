@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from spotrun.checkpoint.parallel import in_parallel
 from spotrun.checkpoint.tensor import view_bytes
 from spotrun.checkpoint.tree import unflatten
 from spotrun.errors import CheckpointCorrupt, CheckpointError
@@ -68,15 +70,31 @@ def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored |
 
 
 def _read_tree(store: BlobStore, manifest: Manifest) -> Mapping[str, Any]:
+    memory = _read_blobs(store, manifest.blobs)
     tensors: dict[str, torch.Tensor] = {}
-    for number, blob in enumerate(manifest.blobs):
-        memory = torch.frombuffer(bytearray(read_blob(store, blob)), dtype=torch.uint8)
-        for name, ref in manifest.tensors.items():
-            if ref.blob == number:
-                tensors[name] = view_bytes(
-                    memory, start=ref.start, dtype=ref.dtype, shape=ref.shape, key=blob.key
-                ).clone()
+    for name, ref in manifest.tensors.items():
+        key = manifest.blobs[ref.blob].key
+        view = view_bytes(memory[ref.blob], start=ref.start, dtype=ref.dtype, shape=ref.shape, key=key)
+        tensors[name] = view if _is_copied_by_load(name) else view.clone()
     tree = unflatten(manifest.state, tensors.__getitem__)
     if not isinstance(tree, dict):
         raise CheckpointCorrupt("manifest", "its state is not a training's")
     return tree
+
+
+def _read_blobs(store: BlobStore, blobs: Sequence[BlobRef]) -> list[torch.Tensor]:
+    """The bytes of each, all found right; nothing is loaded before that is known of every one."""
+    contents = in_parallel(lambda number: read_blob(store, blobs[number]), len(blobs))
+    with warnings.catch_warnings():
+        # Memory that Python holds to be constant, but nobody else has it, and nothing lies in it for longer than loading
+        # takes: see `_is_copied_by_load`.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+        return [torch.frombuffer(content or b"\0", dtype=torch.uint8)[: len(content)] for content in contents]
+
+
+def _is_copied_by_load(name: str) -> bool:
+    """Whether loading copies this tensor to where it belongs. Any other may be kept by whoever is given it."""
+    kind = name.partition(".")[0]
+    if kind in ("frozen", "models", "gradients"):
+        return ".extra." not in name
+    return kind == "optimizers" and ".state." in name and ".shared." not in name
