@@ -61,8 +61,10 @@ def _sentence(event: Event, before: Job | None) -> str:
         case Progressed():
             return _progress(event, before)
         case Noticed():
-            left = max(event.deadline - event.at, timedelta(0))
-            return f"attempt {event.attempt}: notice: the machine goes in {format_duration(left)}; saving"
+            left = format_duration(max(event.deadline - event.at, timedelta(0)))
+            attempt = None if before is None else before.attempt
+            training = attempt is not None and attempt.progress is not None and attempt.progress.told
+            return f"attempt {event.attempt}: notice: the machine goes in {left}{'; saving' if training else ''}"
         case AttemptExited():
             code = "" if event.exit.exit_code is None else f" (exit code {event.exit.exit_code})"
             return f"attempt {event.attempt}: the command ended: {event.exit.outcome.value.replace('_', ' ')}{code}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from controller_world import Faults, World
 
 from spotrun.controller import Controller, Journal, Timing
+from spotrun.cost.ledger import build_ledger
 from spotrun.errors import JournalCorrupt, LeaseLost, StoreUnavailable, Throttled
 from spotrun.job import (
     AttemptEnded,
@@ -25,6 +27,7 @@ from spotrun.job import (
     fold,
     step,
 )
+from spotrun.market.offer import PriceStep
 from spotrun.providers.provider import EndCause
 
 DAY_S = 86400.0
@@ -513,8 +516,23 @@ def bad_day(world: World, seed: int) -> None:
             lived = (machine.instance.ended_at or world.clock.now()) - machine.instance.launched_at
             assert not machine.is_duplicate or lived <= timedelta(minutes=45), "a double is found"
         assert fold(world.events(job_id)) == world.job(job_id)
+        check_accounts(world.events(job_id))
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(world.kinds(job_id))) from error
+
+
+def check_accounts(events: Sequence[Event]) -> None:
+    """The ledger of whatever happened adds up, to the microsecond and to the nano-dollar."""
+
+    def price(_: int) -> tuple[PriceStep, ...]:
+        return (PriceStep(at=events[0].at, usd_per_hour=Decimal("0.4")),)
+
+    ledger = build_ledger(events, price, price)
+    for row in ledger.rows:
+        assert sum(row.times.values(), timedelta()) == row.life
+        assert sum(row.money.values()) == row.cost_usd
+    assert sum(ledger.money.values()) + ledger.extras_usd == ledger.total_usd
+    assert ledger.run_time + ledger.wait_time == ledger.wall_time
 
 
 def _crashing(world: World) -> Controller:
