@@ -10,7 +10,8 @@ Between two steps the whole state is copied to host memory; a background thread 
     source      what is iterated over, and how it can be continued; feed, mapped, sampler: one pass over it
     position    how far the run has come
     tree        a state as a JSON document and named tensors; tensor, pack: as blobs, each a safetensors file
-    saver       the background thread; restore: the way back
+    copying     the snapshot's copy behind the next step; parallel: several blobs at a time
+    saver       the background threads; restore: the way back
     report      progress.json, metrics.jsonl, lines for the user
 """
 
