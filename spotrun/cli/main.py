@@ -73,6 +73,3 @@ def run() -> None:
     except SpotrunError as error:
         typer.secho(f"spotrun: {error}", err=True, fg=typer.colors.RED)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left, e.g. `spotrun logs | head`
-        sys.exit(0)

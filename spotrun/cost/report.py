@@ -88,7 +88,7 @@ class Report:
         net = self.savings.net_usd
         so_far = "" if self.is_final else " so far"
         if self.savings.on_demand_usd == 0:
-            return f"Paid {format_usd(self.savings.paid_usd)}{so_far}, nothing kept yet"
+            return f"Paid {format_usd(self.savings.paid_usd)}{so_far}, nothing kept{'' if self.is_final else ' yet'}"
         if net >= 0:
             return f"Saved {format_usd(net)}{so_far}"
         return f"Cost {format_usd(-net)} more{so_far}"
