@@ -8,12 +8,18 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spotrun.clock import SystemClock
+from spotrun.cost import Ledger, build_ledger
+from spotrun.job import AttemptEnded, EndReason, Event, Launched, Placed, Progressed, Submitted
 from spotrun.job.message import Progress, TrainingPhase, parse
+from spotrun.market import PriceStep
 from spotrun.store import CommitEntry, open_store, read_log, verify
 
 HERE = Path(__file__).parent
@@ -114,6 +120,58 @@ def job(place: Path, attempt: int) -> dict[str, str]:
         "SPOTRUN_INTERVAL": "3600",
         "SPOTRUN_KEEP_LAST": "2",
     }
+
+
+def account(attempts: list[tuple[int, datetime, datetime, Progress | None]]) -> Ledger:
+    """The ledger of a job whose journal tells of these attempts: number, launch, end, and the training's last word."""
+    start = attempts[0][1]
+    spec = {"name": "job", "command": "python small.py", "limits": {"max_run": "1h"}}
+    events: list[Event] = [Submitted(at=start, job_id="job-1", spec=spec)]
+    for number, launched, ended, told in attempts:
+        usd = Decimal("0.4")
+        pool = {"provider": "local", "region": "us-east-1", "zone": "use1-az1", "instance_type": "g5.xlarge"}
+        prices = {"price_usd_per_hour": usd, "on_demand_usd_per_hour": Decimal("1.006")}
+        placed = Placed(at=launched, attempt=number, token=f"t{number}", market="spot", reason="", **pool, **prices)
+        events += [placed, Launched(at=launched, attempt=number, instance_id=f"i-{number}", launched_at=launched)]
+        if told is not None:
+            events.append(Progressed(at=ended, attempt=number, progress=told))
+        events.append(AttemptEnded(at=ended, attempt=number, ended_at=ended, reason=EndReason.TERMINATED))
+    steps = (PriceStep(at=start, usd_per_hour=Decimal("0.4")),)
+    return build_ledger(events, lambda _: steps, lambda _: steps)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_lost_with_and_without_notice_nothing_is_lost_and_every_second_is_told(
+    nursery: Nursery, expected: str, tmp_path: Path, seed: int
+) -> None:
+    """In a job: each machine goes at a random moment, half of them with notice. Same bits, never below the last commit,
+    and the ledger's times add up to the lives of the attempts, its money to the bill."""
+    dice, clock = random.Random(1000 + seed), SystemClock()
+    place = tmp_path / "runs" / "job-1"
+    attempts: list[tuple[int, datetime, datetime, Progress | None]] = []
+    while not (tmp_path / "final.json").exists() and len(attempts) < LIVES_MAX:
+        number, before = len(attempts) + 1, last_step(place)
+        metrics = tmp_path / f"scratch-{number}" / "metrics.jsonl"
+        if dice.random() < 0.5:
+            events: list[Any] = [[[str(metrics), dice.randrange(1, 12)], "notice"], [dice.uniform(0, 0.1), "kill"]]
+        else:
+            events = [[dice.uniform(0.02, 0.15 + 0.02 * number), "kill"]]
+        environment = job(tmp_path, number) | {"SPOTRUN_INTERVAL": "0.02"}
+        launched = clock.now()
+        code = nursery.run(SMALL, cwd=tmp_path, environment=environment, events=events)
+        assert code in (0, -9), (tmp_path / "output.txt").read_text()
+        told = progress(tmp_path / f"scratch-{number}")
+        attempts.append((number, launched, clock.now(), told))
+        if told is not None and told.training_at is not None:
+            assert (told.resumed_from or 0) == before
+        assert last_step(place) >= before
+    assert (tmp_path / "final.json").read_text() == expected
+    ledger = account(attempts)
+    assert len(ledger.rows) == len(attempts)
+    for row, (_, launched, ended, _) in zip(ledger.rows, attempts, strict=True):
+        assert sum(row.times.values(), timedelta(0)) == ended - launched
+        assert sum(row.money.values(), Decimal(0)) == row.cost_usd
+    assert sum(ledger.money.values(), Decimal(0)) == ledger.total_usd
 
 
 @pytest.mark.parametrize("seed", range(8))
