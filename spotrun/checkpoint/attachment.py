@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import torch
 import torch.distributed
 
+from spotrun.checkpoint.commit import SoleCommitter
 from spotrun.checkpoint.keeper import Keeper
 from spotrun.checkpoint.order import Orders
 from spotrun.checkpoint.report import Reporter, say
@@ -24,7 +25,7 @@ from spotrun.checkpoint.state import Components, sort_components
 from spotrun.errors import CheckpointError, Fenced
 from spotrun.job.message import EXIT_FENCED, TrainingPhase
 from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly
-from spotrun.store import BlobStore, DamagedEntry, Lineage, open_store
+from spotrun.store import BlobRef, BlobStore, ClaimEntry, DamagedEntry, Lineage, open_store
 
 __all__ = ["attach"]
 
@@ -101,8 +102,9 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
     orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
     if settings.in_job:
         orders.listen()  # at once: a notice must not kill a training that is still being built
+    committer = SoleCommitter(store, lineage, settings, resumed_from=restored.entry.step if restored else None)
     keeper = Keeper(
-        Saver(store, lineage, settings, resumed=restored),
+        Saver(store, committer, settings, known=_known(lineage, restored)),
         orders,
         reporter,
         cadence=_cadence(settings),
@@ -129,6 +131,13 @@ def _claim_and_read(store: BlobStore, lineage: Lineage, reporter: Reporter) -> R
     for error in restored.damaged if restored else ():
         reporter.warn(f"{error}; an older commit is used instead: step {restored.entry.step}")  # type: ignore[union-attr]
     return restored
+
+
+def _known(lineage: Lineage, restored: Restored | None) -> dict[str, BlobRef]:
+    """What need not be uploaded again: the blobs of the commit resumed from, if it is the newest without a doubt."""
+    if restored and all(isinstance(entry, ClaimEntry) for entry in lineage.log[restored.entry.seq :]):
+        return restored.blobs
+    return {}
 
 
 def _announce(settings: Settings, lineage: Lineage, restored: Restored | None) -> None:

@@ -14,26 +14,23 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from spotrun.checkpoint.commit import Committer, Part
 from spotrun.checkpoint.copying import Copying, Gate, can_wait
 from spotrun.checkpoint.pack import Layout, Staging, lay_out
 from spotrun.checkpoint.parallel import in_parallel
 from spotrun.checkpoint.report import unshipped
-from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.state import group_of
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
-from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, Lineage, Manifest, TensorRef, prune, write_blob
+from spotrun.store import BlobRef, BlobStore, CommitEntry, TensorRef, write_blob
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
-
-_PRUNED_MAX = 16  # commits that one prune looks at; more than one only after failures and notices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,20 +65,19 @@ class Saver:
     """Writes snapshots for one run. Its methods are for the loop's thread alone.
 
     Args:
-        lineage: the claimed lineage.
-        resumed: the commit that this process started from, if any. Its blobs, just read and found right, need not be
-            uploaded again, as long as it is the newest in the log without a doubt.
+        committer: makes a commit of what was written.
+        known: blobs by digest that need not be uploaded again: those of the newest commit, if they were just read and
+            found right.
     """
 
-    def __init__(self, store: BlobStore, lineage: Lineage, settings: Settings, *, resumed: Restored | None) -> None:
+    def __init__(
+        self, store: BlobStore, committer: Committer, settings: Settings, *, known: Mapping[str, BlobRef]
+    ) -> None:
         self._store = store
-        self._lineage = lineage
+        self._committer = committer
         self._settings = settings
         self._clock = settings.clock
-        self._resumed_from = resumed.entry.step if resumed else None
-        self._known: Mapping[str, BlobRef] = {}
-        if resumed and all(isinstance(entry, ClaimEntry) for entry in lineage.log[resumed.entry.seq :]):
-            self._known = resumed.blobs
+        self._known = known
         self._staging = Staging()
         self._gate = Gate()
         self._copying: Copying | None = None
@@ -199,39 +195,29 @@ class Saver:
         pruning: Exception | None = None
         duration = took()
         if not snapshot.on_notice:  # then every second counts; the next save prunes
-            # Commits further back were pruned long ago; looking for each of them would cost a request.
-            keep = self._settings.keep_last
-            recent = self._lineage.commits[-(keep + _PRUNED_MAX) :]
-            pruning = _attempt(lambda: prune(self._store, recent, keep))
+            pruning = _attempt(self._committer.prune)
         self._outcome = Outcome(snapshot, commit, None, duration, pruning)
 
     def _write(self, snapshot: Snapshot, copying: Copying) -> CommitEntry:
-        attempt = self._lineage.attempt
-        assert attempt is not None
         layouts, parts = self._staging.layouts, self._staging.parts()
 
         def store(number: int) -> BlobRef:
             copying.wait_for(number)
-            return write_blob(self._store, attempt, [parts[number]], known=self._known)
+            return write_blob(self._store, self._committer.attempt, [parts[number]], known=self._known)
 
         blobs = in_parallel(store, len(parts))
         copying.check()
-        manifest = Manifest(
-            job=self._settings.job,
-            attempt=attempt,
-            writer=self._lineage.writer,
+        part = Part(
             step=snapshot.step,
-            captured_at=snapshot.captured_at,
+            document=snapshot.document,
             blobs=tuple(blobs),
             tensors=_tensor_refs(layouts),
-            state=snapshot.document,
-            fingerprint=dict(snapshot.fingerprint),
-            on_notice=snapshot.on_notice,
-            resumed_from=self._resumed_from,
+            fingerprint=snapshot.fingerprint,
             metrics=snapshot.metrics,
-            spotrun_version=version("spotrun"),
+            captured_at=snapshot.captured_at,
+            on_notice=snapshot.on_notice,
         )
-        entry = self._lineage.commit(manifest)
+        entry = self._committer.commit(part)
         self._known = {blob.digest: blob for blob in blobs}
         return entry
 

@@ -1,4 +1,4 @@
-"""The seam to storage: five operations on keys, and what each of them promises."""
+"""The seam to storage: six operations on keys, and what each of them promises."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ class BlobStore(Protocol):
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of [start, end) of an object, to its end for None. Not verified: callers check digests."""
+
+    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+        """Fills `memory` (writable bytes) with an object's bytes from `start` on; the fastest way to read.
+
+        Returns:
+            How many bytes were filled: fewer than asked for only if the object ends before. What lies behind them in
+            `memory` is undefined, and so is all of it after an error. Not verified: callers check digests.
+        """
 
     def write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:
         """Stores the concatenation of `parts`, replacing what was there, atomically."""

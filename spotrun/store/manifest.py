@@ -44,6 +44,8 @@ DTYPE_SIZES = {
 }  # fmt: skip
 """Bytes of one element of each type that can be stored, by torch's name of it."""
 
+_WHOLE = {"of", "whole", "offset"}  # left out of a manifest without boxes
+
 _STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 _Text = Annotated[str, StringConstraints(max_length=1024)]
 _Natural = Annotated[int, Field(ge=0, le=_BLOB_BYTES_MAX)]
@@ -62,13 +64,23 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(strict=True, extra="forbid"))
 class TensorRef:
-    """Where a tensor lies: bytes [start, end) of the manifest's blob number `blob`, little-endian, row-major."""
+    """Where a tensor, or a box of a larger one, lies: bytes [start, end) of the manifest's blob number `blob`,
+    little-endian, row-major.
+
+    Attributes:
+        of: the name of the tensor that this is a box of; None if it is whole and named by its own key.
+        whole: that tensor's shape.
+        offset: where in it the box begins, in each dimension.
+    """
 
     blob: Annotated[int, Field(ge=0, lt=_BLOBS_MAX)]
     dtype: str
     shape: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)]
     start: _Natural
     end: _Natural
+    of: _Text | None = None
+    whole: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)] | None = None
+    offset: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)] | None = None
 
     def fault(self, blobs: tuple[BlobRef, ...]) -> str | None:
         """Why this range cannot hold such a tensor, or None."""
@@ -80,6 +92,18 @@ class TensorRef:
             return f"bytes {self.start}-{self.end} are outside of a blob of {blobs[self.blob].size}"
         if math.prod(self.shape) * DTYPE_SIZES[self.dtype] != self.end - self.start:
             return f"{self.dtype}{list(self.shape)} does not take {self.end - self.start} bytes"
+        return self._box_fault()
+
+    def _box_fault(self) -> str | None:
+        if self.of is None and self.whole is None and self.offset is None:
+            return None
+        if self.of is None or self.whole is None or self.offset is None:
+            return "a box of a tensor needs of, whole and offset"
+        if not len(self.shape) == len(self.whole) == len(self.offset):
+            return f"a box of {len(self.shape)} dimensions at {list(self.offset)} in {list(self.whole)}"
+        ends = (start + length for start, length in zip(self.offset, self.shape, strict=True))
+        if any(end > length for end, length in zip(ends, self.whole, strict=True)):
+            return f"a box of {list(self.shape)} at {list(self.offset)} is not inside {list(self.whole)}"
         return None
 
 
@@ -110,7 +134,12 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The manifest as JSON, UTF-8. NaN and infinities are written as Python's json writes them."""
-        return self.model_dump_json().encode()
+        return self.model_dump_json(
+            exclude={"tensors": {"__all__": _WHOLE}} if not self._has_boxes() else None
+        ).encode()
+
+    def _has_boxes(self) -> bool:
+        return any(tensor.of is not None for tensor in self.tensors.values())
 
     @field_validator("state")
     @classmethod

@@ -26,6 +26,12 @@ class MemoryStore:
         except KeyError:
             raise StoreMissing(key) from None
 
+    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+        """See `BlobStore.read_into`."""
+        data = self.read(key, start, start + len(memory))
+        memory[: len(data)] = data
+        return len(data)
+
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""
         data = b"".join(parts)

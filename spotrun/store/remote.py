@@ -94,6 +94,12 @@ class FsspecStore:
         except _BeyondEnd:
             return b""
 
+    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+        """See `BlobStore.read_into`."""
+        data = self.read(key, start, start + len(memory))
+        memory[: len(data)] = data
+        return len(data)
+
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`; large objects go up in parts, a few at a time."""
         path = self._path(key)

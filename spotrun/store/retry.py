@@ -59,6 +59,10 @@ class RetryingStore:
         """See `BlobStore.read`."""
         return self._patiently(lambda: self.inner.read(key, start, end))
 
+    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+        """See `BlobStore.read_into`."""
+        return self._patiently(lambda: self.inner.read_into(key, start, memory))
+
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""
         self._patiently(lambda: self.inner.write(key, parts))

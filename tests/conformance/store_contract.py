@@ -30,6 +30,19 @@ class StoreContract:
         assert store.read("a/b", 11) == b""
         assert store.read("a/b", 4, 4) == b""
 
+    def test_ranges_are_read_into_memory_of_the_callers(self, store: BlobStore) -> None:
+        """As many bytes as there are, and not one beside them."""
+        store.write("k", [b"0123456789"])
+        memory = bytearray(b"-" * 8)
+        assert store.read_into("k", 2, memoryview(memory)[1:5]) == 4
+        assert bytes(memory) == b"-2345---"
+        assert store.read_into("k", 8, memoryview(memory)[5:]) == 2
+        assert bytes(memory[:7]) == b"-234589"
+        assert store.read_into("k", 10, memoryview(memory)) == 0
+        assert store.read_into("k", 3, memoryview(bytearray())) == 0
+        with pytest.raises(StoreMissing):
+            store.read_into("not-there", 0, memoryview(memory))
+
     def test_an_empty_object_is_an_object(self, store: BlobStore) -> None:
         """Nothing in it, but it is there."""
         store.write("empty", [])

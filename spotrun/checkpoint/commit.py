@@ -1,0 +1,106 @@
+"""From written blobs to a commit: the seam between what one process saves and what makes it the run's state.
+
+A process that trains alone builds the manifest from its own part. Where several train together each has a part, and
+one of them builds the manifest of all; what they do to get there is another `Committer`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from spotrun.checkpoint.settings import Settings
+from spotrun.store import BlobRef, BlobStore, CommitEntry, Lineage, Manifest, TensorRef, prune
+
+__all__ = ["Committer", "Part", "SoleCommitter"]
+
+_PRUNED_MAX = 16  # commits that one prune looks at; more than one only after failures and notices
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What one process contributes to a checkpoint; all of its blobs are stored and found right.
+
+    Attributes:
+        document: the process's state as JSON, with its tensors named.
+        tensors: where they lie; blobs are numbered as in `blobs`.
+        captured_at: the step boundary whose state this is, in job time.
+    """
+
+    step: int
+    document: Any
+    blobs: tuple[BlobRef, ...]
+    tensors: Mapping[str, TensorRef]
+    fingerprint: Mapping[str, str]
+    metrics: tuple[str, ...]
+    captured_at: datetime
+    on_notice: bool
+
+
+class Committer(Protocol):
+    """Makes parts into commits. Called by the saving thread."""
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that blobs are written for."""
+
+    def commit(self, part: Part) -> CommitEntry:
+        """Makes this part, with those of the other processes, the run's state; durable when it returns.
+
+        Raises:
+            Fenced: a newer attempt holds the run.
+            CheckpointError: another process's part did not come.
+            StoreError: the store failed.
+        """
+
+    def prune(self) -> None:
+        """Removes what retention no longer keeps, after a commit.
+
+        Raises:
+            SpotrunError: it could not; the commit stands.
+        """
+
+
+class SoleCommitter:
+    """The committer of a process that trains alone.
+
+    Args:
+        lineage: claimed.
+        resumed_from: the step that this process started from, if it resumed.
+    """
+
+    def __init__(self, store: BlobStore, lineage: Lineage, settings: Settings, *, resumed_from: int | None) -> None:
+        assert lineage.attempt is not None
+        self.attempt = lineage.attempt
+        self._store = store
+        self._lineage = lineage
+        self._settings = settings
+        self._resumed_from = resumed_from
+
+    def commit(self, part: Part) -> CommitEntry:
+        """See `Committer.commit`."""
+        manifest = Manifest(
+            job=self._settings.job,
+            attempt=self.attempt,
+            writer=self._lineage.writer,
+            step=part.step,
+            captured_at=part.captured_at,
+            blobs=part.blobs,
+            tensors=dict(part.tensors),
+            state=part.document,
+            fingerprint=dict(part.fingerprint),
+            on_notice=part.on_notice,
+            resumed_from=self._resumed_from,
+            metrics=part.metrics,
+            spotrun_version=version("spotrun"),
+        )
+        return self._lineage.commit(manifest)
+
+    def prune(self) -> None:
+        """See `Committer.prune`."""
+        # Commits further back were pruned long ago; looking for each of them would cost a request.
+        keep = self._settings.keep_last
+        prune(self._store, self._lineage.commits[-(keep + _PRUNED_MAX) :], keep)
