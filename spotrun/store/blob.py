@@ -19,12 +19,13 @@ class BlobStore(Protocol):
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of [start, end) of an object, to its end for None. Not verified: callers check digests."""
 
-    def read_into(self, key: str, start: int, memory: memoryview) -> int:
-        """Fills `memory` (writable bytes) with an object's bytes from `start` on; the fastest way to read.
+    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
+        """Fills `memories` (writable bytes), one after the other, with an object's bytes from `start` on; the fastest
+        way to read, and one request however many memories there are.
 
         Returns:
-            How many bytes were filled: fewer than asked for only if the object ends before. What lies behind them in
-            `memory` is undefined, and so is all of it after an error. Not verified: callers check digests.
+            How many bytes were filled: fewer than asked for only if the object ends before. What lies behind them is
+            undefined, and so is all of it after an error. Not verified: callers check digests.
         """
 
     def write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:

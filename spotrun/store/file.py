@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from spotrun.errors import StoreDenied, StoreError, StoreFull, StoreMissing, StoreUnavailable
-from spotrun.store.digest import Part
+from spotrun.store.digest import Part, views_of
 from spotrun.store.disk import Disk
 from spotrun.store.key import TEMPORARY, checked
 
@@ -65,15 +65,17 @@ class FileStore:
                 file.seek(start)
                 return _read_exactly(file.read, max(left, 0))
 
-    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
         path = self._path(key)
         with self._translated(f"cannot read {path}", missing=key):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 filled = 0
-                while filled < len(memory) and (got := os.preadv(descriptor, [memory[filled:]], start + filled)):
-                    filled += got  # one call gives at most 2 GiB
+                for memory in views_of(memories):
+                    done = 0
+                    while done < len(memory) and (got := os.preadv(descriptor, [memory[done:]], start + filled)):
+                        done, filled = done + got, filled + got  # one call gives at most 2 GiB
                 return filled
             finally:
                 os.close(descriptor)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from spotrun.errors import StoreMissing
-from spotrun.store.digest import Part
+from spotrun.store.digest import Part, size_of, views_of
 from spotrun.store.key import checked
 
 __all__ = ["MemoryStore"]
@@ -26,11 +26,15 @@ class MemoryStore:
         except KeyError:
             raise StoreMissing(key) from None
 
-    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
-        data = self.read(key, start, start + len(memory))
-        memory[: len(data)] = data
-        return len(data)
+        data = memoryview(self.read(key, start, start + size_of(memories)))
+        filled = 0
+        for memory in views_of(memories):
+            piece = data[filled : filled + len(memory)]
+            memory[: len(piece)] = piece
+            filled += len(piece)
+        return filled
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""

@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from spotrun.errors import SpecError, StoreDenied, StoreError, StoreMissing, StoreUnavailable
-from spotrun.store.digest import Part, size_of
+from spotrun.store.digest import Part, size_of, views_of
 from spotrun.store.key import checked
 from spotrun.store.multipart import upload
 
@@ -94,11 +94,15 @@ class FsspecStore:
         except _BeyondEnd:
             return b""
 
-    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
-        data = self.read(key, start, start + len(memory))
-        memory[: len(data)] = data
-        return len(data)
+        data = memoryview(self.read(key, start, start + size_of(memories)))
+        filled = 0
+        for memory in views_of(memories):
+            piece = data[filled : filled + len(memory)]
+            memory[: len(piece)] = piece
+            filled += len(piece)
+        return filled
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`; large objects go up in parts, a few at a time."""

@@ -59,9 +59,9 @@ class RetryingStore:
         """See `BlobStore.read`."""
         return self._patiently(lambda: self.inner.read(key, start, end))
 
-    def read_into(self, key: str, start: int, memory: memoryview) -> int:
+    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
-        return self._patiently(lambda: self.inner.read_into(key, start, memory))
+        return self._patiently(lambda: self.inner.read_into(key, start, memories))
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""
