@@ -26,11 +26,13 @@ from pydantic.dataclasses import dataclass
 
 from spotrun.errors import CheckpointCorrupt
 from spotrun.store.key import ATTEMPT_MAX, BLOB_KEY, STEP_MAX
+from spotrun.store.region import Box, Piece, Stored, filling_fault, whole_box
 
 __all__ = ["DTYPE_SIZES", "MANIFEST_BYTES_MAX", "METRICS_MAX", "BlobRef", "Manifest", "TensorRef", "decode_manifest"]
 
 MANIFEST_BYTES_MAX = 256 << 20  # a million tensors and the JSON state of a large data set's order
 _BLOB_BYTES_MAX = 50 * 10**12  # the largest object S3 stores
+_TENSOR_BYTES_MAX = 10**15  # in boxes, over any number of blobs
 _BLOBS_MAX = 100_000
 _TENSORS_MAX = 1_000_000
 METRICS_MAX = 10_000  # lines: minutes of the fastest loops, and an agent that works ships them within seconds
@@ -82,6 +84,11 @@ class TensorRef:
     whole: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)] | None = None
     offset: Annotated[tuple[_Natural, ...], Field(max_length=_DIMENSIONS_MAX)] | None = None
 
+    @property
+    def box(self) -> Box:
+        """The box of the tensor that lies here; all of it if it is whole."""
+        return whole_box(self.shape) if self.offset is None else Box(self.offset, self.shape)
+
     def fault(self, blobs: tuple[BlobRef, ...]) -> str | None:
         """Why this range cannot hold such a tensor, or None."""
         if self.dtype not in DTYPE_SIZES:
@@ -132,6 +139,21 @@ class Manifest(BaseModel):
         """Bytes of all blobs together, shared ones included."""
         return sum(blob.size for blob in self.blobs)
 
+    def stored(self) -> dict[str, Stored]:
+        """Its tensors by name, each with the pieces that fill it."""
+        pieces: dict[str, list[TensorRef]] = {}
+        for name, ref in self.tensors.items():
+            pieces.setdefault(name if ref.of is None else ref.of, []).append(ref)
+        return {
+            name: Stored(
+                dtype=refs[0].dtype,
+                item=DTYPE_SIZES[refs[0].dtype],
+                shape=refs[0].shape if refs[0].whole is None else refs[0].whole,
+                pieces=tuple(Piece(ref.blob, ref.start, ref.box) for ref in refs),
+            )
+            for name, refs in pieces.items()
+        }
+
     def to_bytes(self) -> bytes:
         """The manifest as JSON, UTF-8. NaN and infinities are written as Python's json writes them."""
         return self.model_dump_json(
@@ -156,7 +178,27 @@ class Manifest(BaseModel):
         for name, tensor in self.tensors.items():
             if fault := tensor.fault(self.blobs):
                 raise ValueError(f"tensor {name!r}: {fault}")
+        if fault := self._boxes_fault():
+            raise ValueError(fault)
         return self
+
+    def _boxes_fault(self) -> str | None:
+        """Why the boxes are not those of whole tensors, or None."""
+        boxes: dict[str, list[TensorRef]] = {}
+        for ref in self.tensors.values():
+            if ref.of is not None:
+                boxes.setdefault(ref.of, []).append(ref)
+        for name, refs in boxes.items():
+            if name in self.tensors:
+                return f"tensor {name!r} is there whole and in boxes"
+            if len({(ref.dtype, ref.whole) for ref in refs}) > 1:
+                return f"tensor {name!r}: its boxes are of different tensors"
+            assert refs[0].whole is not None
+            if math.prod(refs[0].whole) * DTYPE_SIZES[refs[0].dtype] > _TENSOR_BYTES_MAX:
+                return f"tensor {name!r}: {list(refs[0].whole)} is larger than anything that is stored"
+            if fault := filling_fault(refs[0].whole, [ref.box for ref in refs]):
+                return f"tensor {name!r}: {fault}"
+        return None
 
 
 def decode_manifest(key: str, data: bytes) -> Manifest:
