@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from spotrun.checkpoint.agreement import Agreement, Alone, Wish
 from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.fingerprint import fingerprint
 from spotrun.checkpoint.order import Notice, Orders, Stop
@@ -48,8 +49,10 @@ class Boundary:
 class Keeper:
     """Decides and carries out what is to happen at a boundary. For the loop's thread alone."""
 
-    def __init__(self, saver: Saver, orders: Orders, reporter: Reporter, *, cadence: Cadence, clock: Clock) -> None:
+    def __init__(self, saver: Saver, orders: Orders, reporter: Reporter, *, cadence: Cadence, clock: Clock,
+                 agreement: Agreement | None = None) -> None:  # fmt: skip
         self._saver = saver
+        self._agreement = agreement or Alone()
         self._orders = orders
         self._reporter = reporter
         self._cadence = cadence
@@ -58,6 +61,8 @@ class Keeper:
         self._last_s = clock.monotonic()  # when the save of that state began, or the training
         self._failed_s: float | None = None  # when a save began that failed, until one succeeds
         self._wanted: bool | None = None  # a save the user asked for, and whether to wait for it
+        self._now = False  # that save is asked for between two steps, not inside of one
+        self._fenced = False
         self._notice: Notice | None = None
         self._saves_under_notice = 0
         self._stall_s = 0.0  # of the last save
@@ -77,9 +82,10 @@ class Keeper:
         self._saved = saved
         self._last_s = self._clock.monotonic()
 
-    def want(self, *, wait: bool) -> None:
-        """The user asks for a save at the next boundary."""
+    def want(self, *, wait: bool, now: bool = False) -> None:
+        """The user asks for a save at the next boundary; `now` if that comes at once, without a step."""
         self._wanted = bool(self._wanted) or wait
+        self._now = now
 
     def pass_by(self, boundary: Boundary) -> None:
         """Does what is due at a boundary.
@@ -88,20 +94,24 @@ class Keeper:
             SystemExit: the training was asked to end, or is fenced.
         """
         self._collect(wait=False)
-        order = self._orders.poll()
-        if isinstance(order, Stop):
-            self._stop(boundary, order)
-        if isinstance(order, Notice):
-            self._notice, self._saves_under_notice = order, 0
-        if self._notice is not None:
-            self._under_notice(boundary, self._notice)
-        elif self._wanted is not None:
-            wait, self._wanted = self._wanted, None
-            self._save(boundary, overlapped=not wait)
-            if wait:
+        now, self._now = self._now, False
+        wish = self._agreement.take(lambda: self._wish(boundary), step=boundary.step, now=now)
+        if wish.fenced:
+            self._end_fenced()
+        if wish.stop is not None:
+            self._stop(boundary, wish.stop)
+        if wish.notice is not None:
+            self._notice = wish.notice
+        if wish.on_notice:
+            self._saves_under_notice += 1
+            self._save(boundary, on_notice=True)
+        elif wish.wanted is not None:
+            self._save(boundary, overlapped=not wish.wanted)
+            if wish.wanted:
                 self._wait(boundary)
-        elif not self._saver.busy and self._saved != boundary.key and self._is_due():
+        elif wish.due:
             self._save(boundary, overlapped=True)
+        self._agreement.give(lambda: self._wish(boundary), step=boundary.step)
         self._saver.prepare(boundary.capture if boundary.steady else None)
         self._reporter.write()
 
@@ -118,7 +128,7 @@ class Keeper:
         """
         self._collect(wait=True)
         for attempt in range(_FINAL_TRIES):
-            if self._saved == boundary.key:
+            if self._agreement.everywhere(self._saved == boundary.key, step=boundary.step):
                 break
             if attempt:
                 self._clock.sleep(_FINAL_PAUSE_S)
@@ -131,12 +141,14 @@ class Keeper:
             )
         self._reporter.set(phase=TrainingPhase.DONE)
         self._orders.rest()
+        self._agreement.leave(None)
         self._close()
 
     def abandon(self) -> None:
         """The process ends without the loop having ended: lets the save in flight end, and saves no more."""
         if not self.done:
             self._collect(wait=True, leave=False)
+            self._agreement.leave("its training did not come to its end")
             self._orders.release()
             self._close()
 
@@ -153,7 +165,7 @@ class Keeper:
         """
         since = self._clock.monotonic()
         self._collect(wait=True)
-        if self._saved == boundary.key:
+        if self._agreement.everywhere(self._saved == boundary.key, step=boundary.step):
             return
         self._saved, self._last_s = boundary.key, since
         self._saver.begin(
@@ -176,27 +188,44 @@ class Keeper:
     def _wait(self, boundary: Boundary) -> None:
         """Until this state is committed, or its save has failed."""
         since = self._clock.monotonic()
+        self._save(boundary)
         self._collect(wait=True)
-        if self._saved != boundary.key:
-            self._save(boundary)
-            self._collect(wait=True)
         stall = self._clock.monotonic() - since
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + stall)
 
-    def _under_notice(self, boundary: Boundary, notice: Notice) -> None:
+    def _wish(self, boundary: Boundary) -> Wish:
+        order = self._orders.poll()
+        notice = None
+        if isinstance(order, Stop):
+            return Wish(stop=order)
+        if isinstance(order, Notice):
+            self._notice = notice = order
+            self._saves_under_notice = 0
+        if self._notice is not None:
+            return Wish(notice=notice, on_notice=self._saves_on(self._notice), fenced=self._fenced)
+        wanted, self._wanted = self._wanted, None
+        due = (
+            wanted is None
+            and self._agreement.leads
+            and not self._saver.busy
+            and self._saved != boundary.key
+            and self._is_due()
+        )
+        return Wish(wanted=wanted, due=due, fenced=self._fenced)
+
+    def _saves_on(self, notice: Notice) -> bool:
         """Between a notice and its deadline the cadence rests, so that the last save finds nothing in its way."""
         left_s = (notice.deadline - self._clock.now()).total_seconds() if notice.deadline else 0.0
-        if notice_save_due(
+        due = notice_save_due(
             now_s=0.0,
             deadline_s=left_s,
             saves=self._saves_under_notice,
             durable_s=self._durable_s,
             step_s=self._reporter.step_s,
-        ):
-            self._saves_under_notice += 1
-            self._save(boundary, on_notice=True)
-        elif left_s <= 0:
+        )
+        if not due and left_s <= 0:
             self._notice = None  # it did not come to pass, or had no deadline
+        return due
 
     def _stop(self, boundary: Boundary, order: Stop) -> NoReturn:
         self._wait(boundary)
@@ -210,6 +239,7 @@ class Keeper:
             how = "the same command goes on from there" if order.exit_code else "the job goes on from there"
             say(f"{order.why}: saved at step {boundary.step}; {how}")
         self._orders.release()
+        self._agreement.leave(None)
         self._close()
         if chained is not None:
             chained()
@@ -220,7 +250,7 @@ class Keeper:
         if outcome is None:
             return
         if outcome.error is not None:
-            self._take_failure(outcome, outcome.error, leave=leave)
+            self._take_failure(outcome, outcome.error, leave=leave and (wait or self._agreement.at_once))
             return
         assert outcome.commit is not None
         self._failed_s = None
@@ -240,12 +270,17 @@ class Keeper:
         in_doubt = isinstance(error, CheckpointCorrupt) and error.key.startswith("log/")
         if isinstance(error, Fenced) or in_doubt:
             say(str(error))
+            self._fenced = True
             if leave:
-                self._orders.release()
-                self._close()
-                sys.exit(EXIT_FENCED)
+                self._end_fenced()
             return
         self._reporter.warn(
             f"saving step {outcome.snapshot.step} failed: {error} ({kept}); the training goes on and will try again"
         )
         self._reporter.write(now=True)
+
+    def _end_fenced(self) -> NoReturn:
+        self._orders.release()
+        self._agreement.leave(None)
+        self._close()
+        sys.exit(EXIT_FENCED)

@@ -212,7 +212,7 @@ class Run:
             raise CheckpointError("this is a forked process; only the one that called attach can save")
         if self._parts.keeper.done:
             raise CheckpointError("the run is over, its last state is committed")
-        self._parts.keeper.want(wait=wait)
+        self._parts.keeper.want(wait=wait, now=not self._loop)
         if not self._loop:
             self._begin()
             self._pass_by()
