@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from spotrun.checkpoint.settings import Settings
+from spotrun.checkpoint.tree import Flat
 from spotrun.store import BlobRef, BlobStore, CommitEntry, Lineage, Manifest, TensorRef, prune
 
 __all__ = ["Committer", "Part", "SoleCommitter"]
@@ -47,6 +48,20 @@ class Committer(Protocol):
     def attempt(self) -> int:
         """The attempt that blobs are written for."""
 
+    def share(self, flat: Flat, *, step: int | None) -> Flat:
+        """What this process is to write of its state; called by the loop's thread when a save begins.
+
+        Args:
+            flat: the state of this process.
+            step: the step that is saved; None if only the size matters, and nobody is to be asked.
+
+        Raises:
+            CheckpointError: another process is gone.
+        """
+
+    def withdraw(self, error: Exception) -> None:
+        """The part of this process will not come, or its commit failed; never raises."""
+
     def commit(self, part: Part) -> CommitEntry:
         """Makes this part, with those of the other processes, the run's state; durable when it returns.
 
@@ -79,6 +94,13 @@ class SoleCommitter:
         self._lineage = lineage
         self._settings = settings
         self._resumed_from = resumed_from
+
+    def share(self, flat: Flat, *, step: int | None) -> Flat:  # noqa: ARG002
+        """See `Committer.share`."""
+        return flat
+
+    def withdraw(self, error: Exception) -> None:
+        """See `Committer.withdraw`."""
 
     def commit(self, part: Part) -> CommitEntry:
         """See `Committer.commit`."""

@@ -107,7 +107,7 @@ class Saver:
         """
         assert not self.busy
         captured_at = self._clock.now()
-        flat = flatten(tree)
+        flat = self._committer.share(flatten(tree), step=step)
         self._await_preparation()
         layouts = lay_out(flat.tensors, group_of)
         later = _later(flat.tensors, steady(self._gate)) if steady and self._overlaps else frozenset()
@@ -143,7 +143,7 @@ class Saver:
         if self._prepared or capture is None or self.busy or not self._gate.is_known:
             return
         self._prepared = True
-        flat = flatten(capture())
+        flat = self._committer.share(flatten(capture()), step=None)
         layouts = lay_out(flat.tensors, group_of)
         if self._staging.size == 0:
             self._preparing = threading.Thread(
@@ -182,6 +182,7 @@ class Saver:
         except Exception as err:  # noqa: BLE001  the thread ends here; the error is the loop's now
             self._overlaps = self._overlaps and not copying.edited
             self._known = {}  # whatever it was, the next save trusts nothing that it did not write itself
+            self._committer.withdraw(err)
             self._outcome = Outcome(snapshot, None, err, took())
             return
         commit = Commit(
