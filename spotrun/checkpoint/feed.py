@@ -34,9 +34,12 @@ class Feed:
         consumed: batches handed out and finished.
         guarantee: what a resume of this pass restores, in one sentence.
         warnings: what the user should know, by name.
+        interleaved: whether others may draw between the making of the iterator and its first batch, as beside other
+            loaders; set before the pass begins.
     """
 
     kind = "sequence"
+    keeps_state = False  # whether the source has a state of its own beside the place in it
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -44,7 +47,19 @@ class Feed:
         self.guarantee = EXACT
         self.warnings: list[str] = []
         self.generators: dict[str, Generator] = {}
-        self._before: dict[str, Any] | None = None
+        self.interleaved = False
+        self._before: dict[str, Any] | None = None  # randomness when the iterator was made
+        self._opening: dict[str, Any] | None = None  # and when its first batch was asked for, if that may differ
+
+    @property
+    def length(self) -> int | None:
+        """Batches of a whole pass; None if nobody knows."""
+        return length_of(self.loader)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its iterator was made."""
+        return self._before is not None
 
     @property
     def in_workers(self) -> bool:
@@ -54,12 +69,12 @@ class Feed:
     @property
     def is_over(self) -> bool:
         """Whether all batches are known to be handed out and finished."""
-        return length_of(self.loader) == self.consumed
+        return self.length == self.consumed
 
     def start(self) -> Iterator[Any]:
         """Begins the pass."""
-        self._before = {"global": capture_global(), "generators": capture_generators(self.generators)}
-        return self._iterate(skip=0)
+        self._before = self._moment()
+        return self._noting(self._iterate(skip=0))
 
     def resume(self, saved: Mapping[str, Any]) -> Iterator[Any]:
         """Goes on where `saved` was captured. The global randomness is the caller's to restore, right after this.
@@ -68,13 +83,13 @@ class Feed:
             CheckpointError: this is not the loader that the pass was begun with.
         """
         self._refuse_other(saved)
-        self._before, self.consumed = saved["before"], saved["consumed"]
+        self._before, self._opening = saved["before"], saved.get("opening")
+        self.consumed = saved["consumed"]
         assert self._before is not None
-        restore_global(self._before["global"])
-        restore_generators(self.generators, self._before["generators"])
+        self._return_to(self._before)
         iterator = self._go_on(saved)
         restore_generators(self.generators, saved["generators"])
-        return iterator
+        return self._noting(iterator)
 
     def capture(self) -> dict[str, Any]:
         """The pass as of now, between two batches."""
@@ -82,6 +97,7 @@ class Feed:
             "kind": self.kind,
             "consumed": self.consumed,
             "before": self._before,
+            "opening": self._opening,
             "generators": capture_generators(self.generators),
             "marks": self.marks(),
             "inner": self._inner(),
@@ -97,7 +113,7 @@ class Feed:
         return [
             f"{name} was {marks[name]} when saved and is {now[name]} now"
             for name in now
-            if name in marks and marks[name] != now[name] and name != "workers"
+            if name in marks and marks[name] != now[name] and not name.endswith("workers")
         ]
 
     def _inner(self) -> Any:
@@ -108,6 +124,20 @@ class Feed:
 
     def _go_on(self, _saved: Mapping[str, Any]) -> Iterator[Any]:
         return self._iterate(skip=self.consumed)
+
+    def _moment(self) -> dict[str, Any]:
+        return {"global": capture_global(), "generators": capture_generators(self.generators)}
+
+    def _return_to(self, moment: Mapping[str, Any]) -> None:
+        restore_global(moment["global"])
+        restore_generators(self.generators, moment["generators"])
+
+    def _noting(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        return self._noted(iterator) if self.interleaved and self._opening is None else iterator
+
+    def _noted(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        self._opening = self._moment()
+        yield from iterator
 
     def _refuse_other(self, saved: Mapping[str, Any]) -> None:
         problems = self.changes(saved["marks"])
@@ -144,6 +174,7 @@ class Stateful(Feed):
     """A loader that saves its own position."""
 
     kind = "stateful loader"
+    keeps_state = True
 
     def __init__(self, loader: Any) -> None:
         super().__init__(loader)

@@ -7,12 +7,10 @@ its deadline; what the user asked for is saved; and when the cadence says so, a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from spotrun.checkpoint.agreement import Agreement, Alone, Wish
-from spotrun.checkpoint.copying import Gate
+from spotrun.checkpoint.boundary import Boundary
 from spotrun.checkpoint.fingerprint import fingerprint
 from spotrun.checkpoint.order import Notice, Orders, Stop
 from spotrun.checkpoint.report import Reporter, say
@@ -22,28 +20,11 @@ from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced
 from spotrun.job.message import EXIT_FENCED, TrainingPhase
 from spotrun.policy.cadence import Cadence, notice_save_due
 
-__all__ = ["Boundary", "Keeper"]
+__all__ = ["Keeper"]
 
 _FINAL_TRIES = 5  # of the last save, which nothing comes after
 _FINAL_PAUSE_S = 5.0  # job time between them
 _RETRY_S = 60.0  # job time after a failed save, if the interval is longer
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """The state between two steps.
-
-    Attributes:
-        key: differs for states that differ.
-        capture: gives the state, with live tensors.
-        steady: gives the addresses of what will not change before an optimizer steps; None if what comes next may
-            change anything, because it is not the next step of the loop.
-    """
-
-    step: int
-    key: tuple[Any, ...] | None
-    capture: Callable[[], Mapping[str, Any]]
-    steady: Callable[[Gate], set[int]] | None = None
 
 
 class Keeper:

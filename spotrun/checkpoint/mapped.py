@@ -78,6 +78,8 @@ class Mapped(Feed):
             for _ in range(skip):
                 next(iterator, None)
         elif skip and loader.num_workers == 0:
+            if self._opening is not None:
+                self._return_to(self._opening)
             source.advance()  # with workers, making the iterator has asked for the first lists already
         return iterator
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from torch.utils.data import DataLoader
-
-from spotrun.checkpoint.feed import Feed, length_of
+from spotrun.checkpoint.boundary import Boundary
+from spotrun.checkpoint.course import Course
 from spotrun.checkpoint.fingerprint import differences, fingerprint
-from spotrun.checkpoint.keeper import Boundary, Keeper
-from spotrun.checkpoint.position import Position, key_of
-from spotrun.checkpoint.randomness import capture_global, restore_global
+from spotrun.checkpoint.keeper import Keeper
 from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored
-from spotrun.checkpoint.source import open_feed
 from spotrun.checkpoint.state import Components
+from spotrun.checkpoint.stream import Stream
 from spotrun.clock import Clock
+from spotrun.data import Endless
 from spotrun.errors import CheckpointError
 from spotrun.job.message import TrainingPhase
 
 __all__ = ["Parts", "Run"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +51,14 @@ class Run:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._position = Position()
-        self._pending = parts.restored.tree if parts.restored else None  # until the loop is where it was
+        self._course = Course(parts.components, parts.reporter, parts.restored)
+        self._position = self._course.position
         self._began = False
         self._loop: list[str] = []  # the loops we are inside of
         self._epochs: int | None = None
-        self._passes = 0  # calls of `batches` in this epoch
+        self._passes: set[str] = set()  # names of the calls of `batches` in this epoch
         self._owner = os.getpid()
-        self._told = ""
         self._left = False  # a loop was left by break, or by an error
-        if self._pending is not None:
-            self._position = Position.before(self._pending["position"])
 
     @property
     def steps_done(self) -> int:
@@ -97,16 +90,17 @@ class Run:
             raise CheckpointError("epochs() has no end: give it a count, or give attach(total_steps=...)")
         self._enter("epochs")
         self._epochs = count
-        position = self._position
+        course, position = self._course, self._position
         try:
             while not position.finished and (count is None or position.epoch < count) and not self._is_complete():
-                self._passes = 0
-                self._begin_epoch()
+                self._passes = set()
+                self._begin()
+                course.begin_epoch()
                 yield position.epoch
-                self._pending = None
+                course.pending = None
                 if self._is_complete() and position.feed is not None and not position.feed.is_over:
                     break  # in the middle of an epoch: with a larger total it goes on there
-                position.epoch, position.inside, position.feed = position.epoch + 1, False, None
+                course.end_epoch()
                 if self._passes:
                     self._pass_by()
                 else:
@@ -118,36 +112,40 @@ class Run:
             self._leave("epochs")
         self.close()
 
-    def batches(self, loader: Sequence[_T] | DataLoader[_T] | Any, *, replay: bool = False) -> Iterator[_T]:
+    def batches(self, *loaders: Any, name: str = "", replay: bool = False) -> Iterator[Any]:
         """The batches of this epoch that are left, in the order of an uninterrupted run. Each body is a step.
 
         Args:
-            loader: a `DataLoader`, a sequence of batches, or a loader with `state_dict`/`load_state_dict`.
+            loaders: a `DataLoader`, a sequence of batches, a loader with `state_dict`/`load_state_dict`, or one of these
+                in `spotrun.data.Endless`. Of several, batches come side by side as from `zip`.
+            name: tells several passes of one epoch apart; the first needs none.
             replay: on a resume, load the finished batches again and drop them, which also repeats what happened
                 inside worker processes, and is the only way for sources that can only be read from the start.
 
         Raises:
-            NotCapturable: the position in this loader can neither be saved nor found again.
+            NotCapturable: the position in a loader can neither be saved nor found again.
             CheckpointError: the run stopped in the middle of an epoch of another loader.
         """
+        if not loaders:
+            raise CheckpointError("run.batches needs what to iterate over: a DataLoader, or a list of batches")
         alone = not self._loop
-        if self._passes:
-            raise CheckpointError(
-                "run.batches was called a second time "
-                + ("outside run.epochs: write `for epoch in run.epochs(n)` around it" if alone else "in one epoch")
-                + ", and a resume could not tell the two apart. For validation, iterate over the loader itself."
-            )
+        self._refuse_again(name, alone=alone)
         self._enter("batches")
-        self._passes = 1
+        self._passes.add(name)
         try:
             if alone:
-                self._begin_epoch()
-            feed = open_feed(loader, replay=replay, epoch=self._position.epoch)
-            batches = self._open(feed)
+                self._begin()
+                self._course.begin_epoch()
+            if self._course.skips(name):
+                return
+            feed, batches = self._course.open(loaders, name, replay=replay)
+            if feed.length is not None:
+                self._expect(feed.length * (self._epochs or 1))
             while not self._position.finished and not self._is_complete():
                 try:
                     batch = next(batches)
                 except StopIteration:
+                    self._course.end_pass()
                     break
                 except RuntimeError:
                     if feed.in_workers and self._parts.keeper.is_called:
@@ -170,12 +168,30 @@ class Run:
         if alone:
             self.close()
 
+    def stream(self, loader: Any, *, name: str = "stream", replay: bool = False) -> Stream[Any]:
+        """An endless source of batches for `next()`: a loader again and again, each time shuffled anew.
+
+        For loops of one's own, and for a second loader beside `batches`. Open it after `attach` and before the loop.
+        Its place is saved with the run; batches that were taken in a step that is not finished are given again.
+
+        Args:
+            loader: as for `batches`.
+            name: tells several of them apart.
+            replay: as for `batches`.
+
+        Raises:
+            NotCapturable: the position in this loader can neither be saved nor found again.
+            CheckpointError: another stream has this name, or this is not the loader that was saved.
+        """
+        endless = loader if isinstance(loader, Endless) else Endless(loader)
+        return self._course.stream(endless, name, replay=replay)
+
     def steps(self, count: int) -> Iterator[int]:
         """The steps that are left of `count`, by number from 0, for loops that draw their own batches."""
         self._enter("steps")
         self._expect(count)
         self._begin()
-        self._restore_randomness()
+        self._course.arrive()
         try:
             while not self._position.finished and self._position.step < count:
                 yield self._position.step
@@ -197,7 +213,7 @@ class Run:
         if os.getpid() != self._owner:
             return
         self._begin()
-        self._pending = None
+        self._course.pending = None
         self._end_step()
         if self._is_complete():
             self.close()
@@ -243,6 +259,19 @@ class Run:
         else:
             self._parts.keeper.abandon()
 
+    def _refuse_again(self, name: str, *, alone: bool) -> None:
+        if self._passes and alone:
+            raise CheckpointError(
+                "run.batches was called a second time outside run.epochs: write `for epoch in run.epochs(n)` around it, and "
+                "a resume can tell the two apart. For validation, iterate over the loader itself."
+            )
+        if name in self._passes:
+            raise CheckpointError(
+                "run.batches was called a second time in one epoch, and a resume could not tell the two apart: give each "
+                'pass a name, as in run.batches(loader, name="second"). For loaders side by side, write '
+                "run.batches(first, second); for validation, iterate over the loader itself."
+            )
+
     def _enter(self, loop: str) -> None:
         allowed = {"epochs": [], "steps": [], "batches": [[], ["epochs"]]}[loop]
         if self._loop and self._loop not in allowed:
@@ -270,60 +299,15 @@ class Run:
             differing = differences(restored.manifest.fingerprint, fingerprint())
             if differing:
                 self._parts.reporter.warn("the resume is correct, but not bit-exact: " + "; ".join(differing))
-        self._parts.keeper.begin(self._restored_key())
+        self._parts.keeper.begin(self._course.restored_key)
         if self._position.finished:
             say("this run is over: its loop was left for good; to train anew, give it another name")
         self._parts.reporter.set(phase=TrainingPhase.TRAINING, training_at=self._parts.clock.now())
         self._parts.reporter.write(now=True)
 
-    def _begin_epoch(self) -> None:
-        self._begin()
-        pending = self._pending
-        if pending is not None and pending["position"]["inside"]:
-            # Code before run.batches runs again, with the randomness that it had.
-            restore_global(pending["position"]["randomness"])
-            if pending["position"]["feed"] is None:
-                self._pending = None
-        else:
-            self._restore_randomness()
-        self._position.inside, self._position.feed = True, None
-        self._position.randomness = capture_global()
-
-    def _open(self, feed: Feed) -> Iterator[Any]:
-        pending = self._pending
-        self._position.feed = feed
-        if pending is None:
-            changes = feed.changes(self._position.marks)
-            if changes:
-                self._parts.reporter.warn("the loader is not what it was: " + "; ".join(changes))
-            batches = feed.start()
-        else:
-            batches = feed.resume(pending["position"]["feed"])
-            self._restore_randomness()
-        self._position.marks = feed.marks()
-        length = length_of(feed.loader)
-        if length is not None:
-            self._expect(length * (self._epochs or 1))
-        self._tell(feed)
-        return batches
-
     def _expect(self, steps: int) -> None:
         if self._parts.total_steps is None:
             self._parts.reporter.set(total_steps=steps)
-
-    def _restore_randomness(self) -> None:
-        """The last thing before the loop goes on: nothing may draw after it."""
-        if self._pending is not None:
-            self._parts.components.restore_randomness(self._pending)
-            self._pending = None
-
-    def _tell(self, feed: Feed) -> None:
-        for warning in feed.warnings:
-            self._parts.reporter.warn(warning)
-        if feed.guarantee != self._told:
-            self._told = feed.guarantee
-            self._parts.reporter.set(guarantee=feed.guarantee)
-            say(f"guarantee: {feed.guarantee}")
 
     def _end_step(self) -> None:
         self._count_step()
@@ -337,22 +321,11 @@ class Run:
 
     def _pass_by(self) -> None:
         if os.getpid() == self._owner:
+            self._course.pass_by()
             self._parts.keeper.pass_by(self._boundary())
 
     def _boundary(self) -> Boundary:
-        # As long as the loop has not come to where it was, the state is the one that was restored.
-        key = self._restored_key() if self._pending is not None else self._position.key
         # After these the next step of the loop comes next, or `_leave`; after the others any code of the user's.
         goes_on = bool(self._loop) and self._loop[-1] in ("batches", "steps")
-        return Boundary(self._position.step, key, self._capture, self._parts.components.steady if goes_on else None)
-
-    def _restored_key(self) -> tuple[Any, ...] | None:
-        return key_of(self._parts.restored.tree["position"]) if self._parts.restored else None
-
-    def _capture(self) -> dict[str, Any]:
-        tree = self._parts.components.capture()
-        feed = self._position.feed
-        tree["position"] = self._position.to_tree()
-        if feed is not None:
-            self._tell(feed)
-        return tree
+        steady = self._parts.components.steady if goes_on else None
+        return Boundary(self._position.step, self._course.key, self._course.capture, steady)

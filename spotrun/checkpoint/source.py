@@ -10,10 +10,20 @@ from torch.utils.data import DataLoader, IterableDataset
 from spotrun.checkpoint.feed import Feed, Replayed, Stateful, StatefulDataset
 from spotrun.checkpoint.mapped import Mapped
 from spotrun.checkpoint.sampler import samplers_of
-from spotrun.data import PerSampleRandom
+from spotrun.checkpoint.together import Endlessly, Together
+from spotrun.data import Endless, PerSampleRandom
 from spotrun.errors import NotCapturable
 
-__all__ = ["open_feed"]
+__all__ = ["open_feed", "open_feeds"]
+
+
+_ROUNDS = 2**20  # an endless loader inside of epochs: rounds of different epochs have different numbers
+
+
+def open_feeds(loaders: Sequence[Any], *, replay: bool, epoch: int) -> Feed:
+    """The feed for one loader, or for several side by side; see `open_feed`."""
+    feeds = [open_feed(loader, replay=replay, epoch=epoch) for loader in loaders]
+    return feeds[0] if len(feeds) == 1 else Together(feeds)
 
 
 def open_feed(loader: Any, *, replay: bool, epoch: int) -> Feed:
@@ -22,6 +32,9 @@ def open_feed(loader: Any, *, replay: bool, epoch: int) -> Feed:
     Raises:
         NotCapturable: its position can neither be saved nor found again.
     """
+    if isinstance(loader, Endless):
+        again = loader.loader
+        return Endlessly(again, lambda number: open_feed(again, replay=replay, epoch=epoch * _ROUNDS + number))
     dataset = getattr(loader, "dataset", None)
     for part in [dataset if isinstance(dataset, PerSampleRandom) else None, *samplers_of(loader)]:
         set_epoch = getattr(part, "set_epoch", None)
@@ -39,8 +52,9 @@ def open_feed(loader: Any, *, replay: bool, epoch: int) -> Feed:
     raise NotCapturable(
         "the loader of run.batches",
         f"a {type(loader).__qualname__} whose position cannot be saved ({again})",
-        "Give a DataLoader, a sequence or a loader with state_dict()/load_state_dict(); or, if iterating it anew gives "
-        "the same batches again, say replay=True.",
+        "Give a DataLoader, a sequence or a loader with state_dict()/load_state_dict(); for a loader that never ends, "
+        "spotrun.data.Endless(loader) or run.stream(loader); or, if iterating it anew gives the same batches again, say "
+        "replay=True.",
     )
 
 
