@@ -18,8 +18,9 @@ checked, so about 0.2 CPU-seconds per GiB are spent, nearly all of them in the k
 Supported: path and virtual addressing (`bucket.localhost`), PutObject, GetObject with ranges, HeadObject, DeleteObject,
 DeleteObjects, CopyObject, ListObjects(V2) with prefix, delimiter and pages, multipart uploads (any order, gaps, copied
 parts, listing, abort), `If-None-Match: *` and `If-Match`, `aws-chunked` bodies, user metadata, and checksums as told by
-the client. Buckets come into being when something is put into them. `GET /_stats` tells what was asked as JSON;
-`DELETE /_stats` begins to count anew.
+the client. Buckets come into being when something is put into them. `GET /_stats` tells what was asked as JSON,
+`GET /_stats?events` also when each of the last writes was answered (`time.monotonic`, which all processes of a machine
+share); `DELETE /_stats` begins to count anew.
 """
 
 import argparse
@@ -361,6 +362,8 @@ UPLOADS: dict[str, Upload] = {}
 LOCK = threading.Lock()
 NUMBERS = itertools.count(1)
 STATS: Counter[str] = Counter()
+EVENTS: deque[tuple[float, str, str, int]] = deque(maxlen=100_000)  # when, what, key, bytes
+WRITES = {"put", "put_part", "create_upload", "complete_upload", "delete", "delete_many"}
 KEPT = re.compile(r"content-(type|encoding|disposition|language)$|cache-control$|x-amz-(meta|server-side|checksum)-")
 XML = '<?xml version="1.0" encoding="UTF-8"?>'
 NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -672,9 +675,17 @@ def buckets(_request: Request) -> Reply:
 
 
 def stats(request: Request) -> Reply:
-    told = {**STATS, "cpu_s": time.process_time(), "objects": sum(map(len, BUCKETS.values())), "uploads": len(UPLOADS)}
+    told: dict[str, object] = {
+        **STATS,
+        "cpu_s": time.process_time(),
+        "objects": sum(map(len, BUCKETS.values())),
+        "uploads": len(UPLOADS),
+    }
+    if "events" in request.query:
+        told["events"] = list(EVENTS)
     if request.method == "DELETE":
         STATS.clear()
+        EVENTS.clear()
     return Reply(headers={"Content-Type": "application/json"}, text=json.dumps(told).encode())
 
 
@@ -746,6 +757,7 @@ def serve_one(wire: Wire, arguments: argparse.Namespace, chance: random.Random) 
         reply = answer(request, name, fails)
         if name != "stats":
             count(name, request, reply, fails)
+        size_in = request.body.size if request.body else 0
     finally:
         if request.body:
             request.body.drop()
@@ -764,6 +776,8 @@ def serve_one(wire: Wire, arguments: argparse.Namespace, chance: random.Random) 
         if arguments.latency_ms and name != "stats":
             time.sleep(arguments.latency_ms / 1000)
         views = reply.body.cut(reply.start, reply.end) if reply.body and request.method != "HEAD" else []
+        if name in WRITES and reply.status < 300:
+            EVENTS.append((time.monotonic(), name, request.key, size_in))
         wire.send(("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + reply.text, views)
     finally:
         if reply.body:
