@@ -1,24 +1,28 @@
 """Objects behind an fsspec file system: S3, and this process's memory.
 
 Nothing is cached: what a listing or a read returns is what the service says now. Requests are made once; trying again
-is `RetryingStore`'s business. Only file systems that are known to create exclusively are accepted, because the log
-stands or falls with that; `Lineage.claim` checks besides that the server keeps the promise.
+is `RetryingStore`'s business. Blobs of S3 take a faster way, `spotrun.store.s3`, past the file system. Only file systems
+that are known to create exclusively are accepted, because the log stands or falls with that; `Lineage.claim` checks
+besides that the server keeps the promise.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
-import botocore.exceptions
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-from spotrun.errors import SpecError, StoreDenied, StoreError, StoreMissing, StoreUnavailable
+from spotrun.errors import SpecError, StoreMissing
 from spotrun.store.digest import Part, size_of, views_of
+from spotrun.store.fault import BeyondEnd, Taken, translated
 from spotrun.store.key import checked
-from spotrun.store.multipart import upload
+from spotrun.store.option import StoreOptions
+from spotrun.store.s3 import S3Blobs, S3Limits, crc64nvme
+from spotrun.store.traffic import Moved
 
 __all__ = ["FsspecStore"]
 
@@ -37,20 +41,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         },
     },
 }
-_MULTIPART_FROM_BYTES = 32 << 20
+_RANGE_FROM_BYTES = 1 << 20  # of which a read takes the fast way; below, what a request costs in all counts more
 _MEMORY_LOCK = threading.Lock()  # that file system is one per process and creates in two steps
-
-_BUSY_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict",
-               "OperationAborted", "XAmzContentSHA256Mismatch", "IncompleteBody", "BadDigest"}  # fmt: skip
-_DENIED_CODES = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
-                 "RequestTimeTooSkewed", "AccountProblem", "AllAccessDisabled", "TokenRefreshRequired"}  # fmt: skip
-_NO_CREDENTIALS = (
-    botocore.exceptions.NoCredentialsError,
-    botocore.exceptions.PartialCredentialsError,
-    botocore.exceptions.CredentialRetrievalError,
-    botocore.exceptions.ProfileNotFound,
-    botocore.exceptions.SSOError,
-)
 
 
 class FsspecStore:
@@ -60,27 +52,59 @@ class FsspecStore:
         SpecError: the scheme is unknown or lacks exclusive creation, a package is missing, or there is no bucket.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, options: StoreOptions | None = None, *, limits: S3Limits | None = None) -> None:
         scheme = uri.partition("://")[0].lower()
         scheme = "s3" if scheme == "s3a" else scheme
         if scheme not in _OPTIONS:
             raise SpecError(_refusal(uri, scheme))
         self.uri = uri
+        options = options or StoreOptions()
+        options.check(uri, scheme)
+        given = _s3_options(options) if scheme == "s3" else {}
         try:
-            self._fs: Any = fsspec.filesystem(scheme, **_OPTIONS[scheme])
+            self._fs: Any = fsspec.filesystem(scheme, **_OPTIONS[scheme], **given)
         except ImportError as err:
             raise SpecError(f"{uri} cannot be used: {err}") from err
         self._root = str(self._fs._strip_protocol(uri.replace("s3a://", "s3://", 1))).rstrip("/")
+        self._blobs: S3Blobs | None = None
         if scheme == "s3":
             if uri.partition("://")[2][:1] in {"", "/"}:
                 raise SpecError(f"{uri!r} names no bucket; write s3://bucket/path")
             self._fs.retries = 1
+            bucket, root, _ = self._fs.split_path(self._root)
+            self._blobs = S3Blobs(bucket, root, uri=uri, options=options, limits=limits, crc64=crc64nvme())
+
+    @property
+    def engine(self) -> str:
+        """What moves the bytes of blobs, as a person would say it."""
+        return self._blobs.engine if self._blobs else "fsspec"
+
+    @property
+    def moved(self) -> Moved:
+        """Bytes of blobs that were sent and received since this store was opened."""
+        return self._blobs.traffic.moved if self._blobs else Moved()
+
+    def abort_leftovers(self, *, before: datetime) -> int:
+        """Aborts uploads in parts that were begun here before an instant and never completed; tells how many.
+
+        Raises:
+            StoreError: they cannot be listed or aborted.
+        """
+        return self._blobs.abort_leftovers(before=before) if self._blobs else 0
+
+    def close(self) -> None:
+        """Closes idle connections for blobs; the store can be used again."""
+        if self._blobs:
+            self._blobs.close()
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `BlobStore.read`."""
         path = self._path(key)
         if end is not None and end <= start:
             return b""
+        if self._blobs and end is not None and end - start >= _RANGE_FROM_BYTES:
+            memory = bytearray(end - start)
+            return bytes(memoryview(memory)[: self._blobs.read_into(key, start, [memoryview(memory)])])
 
         def ask() -> bytes:
             if start == 0 and end is None:
@@ -91,11 +115,13 @@ class FsspecStore:
 
         try:
             return self._asked("read", key, ask)
-        except _BeyondEnd:
+        except BeyondEnd:
             return b""
 
     def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
+        if self._blobs:
+            return self._blobs.read_into(checked(key), start, memories)
         data = memoryview(self.read(key, start, start + size_of(memories)))
         filled = 0
         for memory in views_of(memories):
@@ -105,12 +131,12 @@ class FsspecStore:
         return filled
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
-        """See `BlobStore.write`; large objects go up in parts, a few at a time."""
+        """See `BlobStore.write`."""
         path = self._path(key)
-        if isinstance(self._fs, MemoryFileSystem) or size_of(parts) < _MULTIPART_FROM_BYTES:
+        if self._blobs:
+            self._blobs.write(key, parts)
+        else:
             self._asked("write", key, lambda: self._fs.pipe_file(path, b"".join(parts)))
-            return
-        self._asked("write", key, lambda: upload(self._fs, path, parts))
 
     def create(self, key: str, data: bytes) -> bool:
         """See `BlobStore.create`."""
@@ -121,7 +147,7 @@ class FsspecStore:
                     self._asked("create", key, lambda: self._fs.pipe_file(path, data, mode="create"))
             else:
                 self._asked("create", key, lambda: self._fs.pipe_file(path, data, mode="create"))
-        except _Taken:
+        except Taken:
             return False
         return True
 
@@ -148,39 +174,19 @@ class FsspecStore:
         try:
             return ask()
         except Exception as err:  # vendors raise anything; this is where it becomes ours
-            raise _translated(err, f"cannot {what} {key!r} in {self.uri}", key) from err
+            raise translated(err, f"cannot {what} {key!r} in {self.uri}", key) from err
 
 
-class _Taken(StoreError):
-    """There is an object under the key that was to be created."""
-
-
-class _BeyondEnd(StoreError):
-    """The range starts at or after the end of the object."""
-
-
-def _translated(err: Exception, what: str, key: str) -> StoreError:
-    """What a file system's exception means to us."""
-    vendor: Any = err if hasattr(err, "response") else err.__cause__ or err
-    reply = getattr(vendor, "response", None) or {}
-    code = str(reply.get("Error", {}).get("Code", ""))
-    status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    why = f"{what}: {vendor or type(vendor).__name__}"
-    if isinstance(err, FileExistsError) or status == 412 or code == "PreconditionFailed":
-        return _Taken(why)
-    if status == 416 or code == "InvalidRange":
-        return _BeyondEnd(why)
-    if code == "NoSuchBucket":
-        return StoreError(f"{what}: the bucket does not exist")
-    if isinstance(err, FileNotFoundError):
-        return StoreMissing(key)
-    if code in _DENIED_CODES or status in {401, 403} or isinstance(err, (PermissionError, *_NO_CREDENTIALS)):
-        return StoreDenied(why)
-    if code in _BUSY_CODES or status in {408, 409, 429} or status >= 500:
-        return StoreUnavailable(why)
-    if status or isinstance(err, (botocore.exceptions.ParamValidationError, TypeError, ValueError)):
-        return StoreError(why)
-    return StoreUnavailable(why)  # no reply at all: connection refused, reset, timed out, cut short
+def _s3_options(options: StoreOptions) -> dict[str, Any]:
+    """The options in s3fs's words."""
+    encryption = {"ServerSideEncryption": options.sse, "SSEKMSKeyId": options.kms_key}
+    return {
+        "profile": options.profile,
+        "endpoint_url": options.endpoint,
+        "requester_pays": options.requester_pays,
+        "client_kwargs": {"region_name": options.region} if options.region else {},
+        "s3_additional_kwargs": {name: value for name, value in encryption.items() if value},
+    }
 
 
 def _refusal(uri: str, scheme: str) -> str:

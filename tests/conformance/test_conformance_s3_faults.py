@@ -138,29 +138,6 @@ def test_each_refusal_has_its_own_error(proxy: Proxy, bare: BlobStore, fault: st
         proxy.suffer("", "")
 
 
-def test_a_large_object_goes_up_in_parts_and_is_not_seen_before_it_is_whole(
-    proxy: Proxy, bare: BlobStore, store: BlobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part that fails ends the upload, which is aborted: no partial object, nothing left to pay for."""
-    monkeypatch.setattr("spotrun.store.multipart._PART_BYTES", 5 << 20)
-    content = random.Random(1).randbytes(33 << 20)
-    parts = [memoryview(content)[start : start + 3_000_001] for start in range(0, len(content), 3_000_001)]
-    proxy.suffer("PUT", "partNumber=3", "500")
-    with pytest.raises(StoreUnavailable):
-        bare.write("blobs/big", parts)
-    assert bare.list("") == []
-    assert any(line.startswith("DELETE") and "uploadId" in line for line in proxy.seen)
-    client = boto3.client("s3")
-    bucket = proxy.seen[-1].split("/")[1].partition("?")[0]
-    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
-    client.close()
-    proxy.suffer("PUT", "partNumber=2", "lost reply")
-    store.write("blobs/big", parts)
-    assert not proxy.faults
-    assert store.read("blobs/big") == content
-    assert store.read("blobs/big", 20_000_000, 20_000_100) == content[20_000_000:20_000_100]
-
-
 def test_a_bucket_that_does_not_exist_is_named_and_never_taken_for_a_missing_object(s3_bucket: str) -> None:
     """Else a resume would start from nothing because of a typing error."""
     absent = FsspecStore(f"s3://{s3_bucket}-absent/job")
