@@ -9,13 +9,14 @@ newer claim fences it. Nothing here knows torch; nothing committed is ever rewri
 """
 
 from spotrun.store.blob import BlobStore
-from spotrun.store.content import read_blob, read_manifest, verify, write_blob
+from spotrun.store.content import fill_blob, read_blob, read_manifest, verify, write_blob
 from spotrun.store.file import FileStore
 from spotrun.store.lineage import Lineage
 from spotrun.store.location import open_store
 from spotrun.store.log import ClaimEntry, CommitEntry, DamagedEntry, Entry, read_log
 from spotrun.store.manifest import DTYPE_SIZES, BlobRef, Manifest, TensorRef
 from spotrun.store.memory import MemoryStore
+from spotrun.store.region import Box, Copy, Piece, Stored, whole_box
 from spotrun.store.retention import prune
 from spotrun.store.retry import Patience, RetryingStore
 
@@ -23,8 +24,10 @@ __all__ = [
     "DTYPE_SIZES",
     "BlobRef",
     "BlobStore",
+    "Box",
     "ClaimEntry",
     "CommitEntry",
+    "Copy",
     "DamagedEntry",
     "Entry",
     "FileStore",
@@ -32,13 +35,17 @@ __all__ = [
     "Manifest",
     "MemoryStore",
     "Patience",
+    "Piece",
     "RetryingStore",
+    "Stored",
     "TensorRef",
+    "fill_blob",
     "open_store",
     "prune",
     "read_blob",
     "read_log",
     "read_manifest",
     "verify",
+    "whole_box",
     "write_blob",
 ]

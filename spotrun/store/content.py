@@ -6,7 +6,9 @@ What is found damaged is read once more before anyone falls back to an older che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from blake3 import blake3
@@ -18,11 +20,12 @@ from spotrun.store.key import blob_key
 from spotrun.store.log import CommitEntry
 from spotrun.store.manifest import MANIFEST_BYTES_MAX, BlobRef, Manifest, decode_manifest
 
-__all__ = ["read_blob", "read_manifest", "verify", "write_blob"]
+__all__ = ["fill_blob", "read_blob", "read_manifest", "verify", "write_blob"]
 
 _T = TypeVar("_T")
 
-_CHUNK_BYTES = 64 << 20  # memory that `verify` takes
+_CHUNK_BYTES = 8 << 20  # memory that each thread of `verify` takes
+_VERIFY_THREADS = 4  # one hashes while the others wait for bytes
 
 
 def write_blob(
@@ -84,18 +87,50 @@ def read_manifest(store: BlobStore, entry: CommitEntry) -> Manifest:
     return manifest
 
 
-def verify(store: BlobStore, entry: CommitEntry) -> Manifest:
-    """The manifest of a commit, once every byte of every blob has been read and found right.
+def fill_blob(store: BlobStore, ref: BlobRef, requests: Callable[[], Iterator[Sequence[memoryview]]]) -> None:
+    """Reads a blob into memory of the caller, and finds its bytes right before it returns.
 
-    Takes bounded memory, whatever the size of the blobs.
+    Args:
+        requests: gives, from the blob's first byte to its last, the writable memory for one request after the other. When
+            it is asked for the next, the bytes of the one before are there, but not yet known to be right. It is called
+            again for a second look if they were not.
 
     Raises:
-        CheckpointCorrupt: the first thing found damaged or missing.
+        CheckpointCorrupt: it is missing, or its bytes differ from its digest, also at a second look.
+        StoreError: the store failed.
+    """
+    _twice(lambda: _fill(store, ref, requests))
+
+
+def verify(store: BlobStore, entry: CommitEntry, *, on_progress: Callable[[int, int], None] | None = None) -> Manifest:
+    """The manifest of a commit, once every byte of every blob has been read and found right.
+
+    Takes bounded memory, whatever the size of the blobs, and reads several at a time.
+
+    Args:
+        on_progress: is told how many bytes have been read, of how many; from several threads, one at a time.
+
+    Raises:
+        CheckpointCorrupt: something is damaged or missing: the first blob, in the manifest's order, that is.
         StoreError: the store failed.
     """
     manifest = read_manifest(store, entry)
-    for ref in manifest.blobs:
-        _twice(lambda ref=ref: _verify_blob(store, ref))  # type: ignore[misc]
+    lock, done, total = threading.Lock(), [0], manifest.size
+
+    def advance(size: int) -> None:
+        with lock:
+            done[0] += size
+            if on_progress is not None:
+                on_progress(done[0], total)
+
+    with ThreadPoolExecutor(min(_VERIFY_THREADS, max(len(manifest.blobs), 1)), "spotrun-verify") as pool:
+        tasks = [pool.submit(_verify_blob, store, ref, advance) for ref in manifest.blobs]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
     return manifest
 
 
@@ -107,13 +142,48 @@ def _twice(read: Callable[[], _T]) -> _T:
         return read()
 
 
-def _verify_blob(store: BlobStore, ref: BlobRef) -> None:
-    digest = blake3(max_threads=blake3.AUTO)
-    for start in range(0, max(ref.size, 1), _CHUNK_BYTES):
-        end = min(start + _CHUNK_BYTES, ref.size)
-        digest.update(_read(store, ref.key, end - start, start=start, last=end == ref.size))
+def _verify_blob(store: BlobStore, ref: BlobRef, advance: Callable[[int], None]) -> None:
+    memory = memoryview(bytearray(min(_CHUNK_BYTES, ref.size)))
+    told = 0  # a second look reads again what was counted before
+
+    def requests() -> Iterator[Sequence[memoryview]]:
+        nonlocal told
+        for start in range(0, ref.size, _CHUNK_BYTES):
+            end = min(start + _CHUNK_BYTES, ref.size)
+            yield [memory[: end - start]]
+            if end > told:
+                advance(end - told)
+                told = end
+
+    fill_blob(store, ref, requests)
+
+
+def _fill(store: BlobStore, ref: BlobRef, requests: Callable[[], Iterator[Sequence[memoryview]]]) -> None:
+    digest = blake3(max_threads=1)  # other threads read and hash other blobs
+    end = 0
+    beyond = memoryview(bytearray(1))  # there must be nothing behind the last byte
+    try:
+        for memories in requests():
+            start, end = end, end + size_of(memories)
+            assert end <= ref.size, "more memory than the blob has bytes"
+            asked = [*memories, beyond] if end == ref.size else memories
+            filled = store.read_into(ref.key, start, asked)
+            if filled != end - start:
+                raise _wrong_size(ref.key, ref.size, start + filled)
+            for memory in memories:
+                digest.update(memory)
+        assert end == ref.size, "less memory than the blob has bytes"
+        if ref.size == 0 and store.read_into(ref.key, 0, [beyond]):
+            raise _wrong_size(ref.key, 0, 1)
+    except StoreMissing:
+        raise CheckpointCorrupt(ref.key, "it is missing") from None
     if digest.hexdigest() != ref.digest:
         raise CheckpointCorrupt(ref.key, "its bytes differ from its digest")
+
+
+def _wrong_size(key: str, size: int, found: int) -> CheckpointCorrupt:
+    more = "more" if found > size else f"only {found}"
+    return CheckpointCorrupt(key, f"it should have {size} bytes, but has {more}")
 
 
 def _read_whole(store: BlobStore, key: str, size: int, digest: str) -> bytes:
@@ -123,13 +193,12 @@ def _read_whole(store: BlobStore, key: str, size: int, digest: str) -> bytes:
     return data
 
 
-def _read(store: BlobStore, key: str, size: int, *, start: int = 0, last: bool = True) -> bytes:
-    """Exactly `size` bytes from `start` on, after which there must be nothing if this is the `last` of the object."""
+def _read(store: BlobStore, key: str, size: int) -> bytes:
+    """Exactly `size` bytes, which must be all of the object."""
     try:
-        data = store.read(key, start, start + size + last)
+        data = store.read(key, 0, size + 1)
     except StoreMissing:
         raise CheckpointCorrupt(key, "it is missing") from None
     if len(data) != size:
-        more = "more" if len(data) > size else f"only {len(data)}"
-        raise CheckpointCorrupt(key, f"it should have {size} bytes from byte {start} on, but has {more}")
+        raise _wrong_size(key, size, len(data))
     return data
