@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from spotrun.job.spec import Keep
 
 __all__ = ["input_variable", "training_environment"]
 
-_FOR_THE_AGENT_ONLY = ("SPOTRUN_LEASE_S", "SPOTRUN_SPEC", "SPOTRUN_WORKDIR")
+_FOR_THE_AGENT_ONLY = ("SPOTRUN_LEASE_S", "SPOTRUN_SIGNING", "SPOTRUN_SPEC", "SPOTRUN_WORKDIR")
 
 
 def training_environment(config: AgentConfig, inputs: Mapping[str, Path]) -> dict[str, str]:
@@ -48,7 +49,11 @@ def _job_variables(config: AgentConfig) -> dict[str, str]:
         "SPOTRUN_OUTPUT_DIR": str(config.output_directory),
         "SPOTRUN_INTERVAL": f"{interval.total_seconds():g}" if isinstance(interval, timedelta) else interval,
         "SPOTRUN_KEEP_LAST": str(keep.last),
+        "SPOTRUN_KEEP": json.dumps(keep.model_dump(mode="json", exclude_none=True)),
     }
+    if checkpoint and checkpoint.signing:
+        ((kind, name),) = checkpoint.signing.where().items()
+        variables["SPOTRUN_SIGNING"] = f"{kind}={name}"  # where the key is, never the key
     if config.mtbi_s is not None:
         variables["SPOTRUN_MTBI_S"] = config.mtbi_s
     return variables

@@ -91,7 +91,9 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
 
 def _attach(settings: Settings, components: Components, reporter: Reporter, total_steps: int | None) -> Run:
     store = open_store(settings.place)
-    lineage = Lineage(store, attempt=settings.attempt, writer=settings.writer, clock=settings.clock)
+    lineage = Lineage(
+        store, attempt=settings.attempt, writer=settings.writer, clock=settings.clock, signing=settings.signing
+    )
     restored = _claim_and_read(store, lineage, reporter)
     if restored is not None:
         for warning in components.prepare(restored.tree)():

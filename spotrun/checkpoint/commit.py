@@ -6,7 +6,7 @@ one of them builds the manifest of all; what they do to get there is another `Co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.tree import Flat
-from spotrun.store import BlobRef, BlobStore, CommitEntry, Lineage, Manifest, TensorRef, prune
+from spotrun.policy.retention import Retention
+from spotrun.store import BlobRef, BlobStore, CommitEntry, Lineage, Manifest, TensorRef
+from spotrun.store.retention import Choice, Pruner
+from spotrun.store.tag import tags_by_manifest
 
-__all__ = ["Committer", "Part", "SoleCommitter"]
-
-_PRUNED_MAX = 16  # commits that one prune looks at; more than one only after failures and notices
+__all__ = ["Committer", "Part", "SoleCommitter", "choice_of", "metrics_logged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,7 @@ class SoleCommitter:
         self._lineage = lineage
         self._settings = settings
         self._resumed_from = resumed_from
+        self._pruner = Pruner(store, choice_of(store, settings))
 
     def share(self, flat: Flat, *, step: int | None) -> Flat:  # noqa: ARG002
         """See `Committer.share`."""
@@ -119,10 +121,26 @@ class SoleCommitter:
             metrics=part.metrics,
             spotrun_version=version("spotrun"),
         )
-        return self._lineage.commit(manifest)
+        return self._lineage.commit(manifest, metrics=metrics_logged(part.document))
 
     def prune(self) -> None:
         """See `Committer.prune`."""
-        # Commits further back were pruned long ago; looking for each of them would cost a request.
-        keep = self._settings.keep_last
-        prune(self._store, self._lineage.commits[-(keep + _PRUNED_MAX) :], keep)
+        self._pruner.prune(self._lineage.commits)
+
+
+def choice_of(store: BlobStore, settings: Settings) -> Choice:
+    """Which commits a run keeps, by its rules and the tags that are there when it is asked."""
+    retention = settings.keep or Retention(last=settings.keep_last)
+
+    def choose(there: Sequence[CommitEntry]) -> Collection[CommitEntry]:
+        return retention.choose(there, tags=tags_by_manifest(store) if retention.tagged != "none" else {})
+
+    return choose
+
+
+def metrics_logged(document: Any) -> dict[str, float]:
+    """The numbers that the training had logged when this state was captured."""
+    logged = document.get("logged") if isinstance(document, dict) else None
+    if not isinstance(logged, dict):
+        return {}
+    return {name: float(value) for name, value in logged.items() if type(value) in (int, float)}

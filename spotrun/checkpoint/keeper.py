@@ -17,8 +17,8 @@ from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.saver import Outcome, Saver
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced
-from spotrun.job.message import EXIT_FENCED, TrainingPhase
-from spotrun.policy.cadence import Cadence, notice_save_due
+from spotrun.job.message import EXIT_FENCED, Commit, TrainingPhase
+from spotrun.policy.cadence import Cadence, FixedInterval, notice_save_due, save_fits
 
 __all__ = ["Keeper"]
 
@@ -44,16 +44,27 @@ class Keeper:
         self._wanted: bool | None = None  # a save the user asked for, and whether to wait for it
         self._now = False  # that save is asked for between two steps, not inside of one
         self._fenced = False
+        self._ending: Stop | None = None  # heard, and not carried out yet
         self._notice: Notice | None = None
+        self._untold: Notice | None = None  # the same, until the others know of it
         self._saves_under_notice = 0
         self._stall_s = 0.0  # of the last save
         self._durable_s = 0.0  # from the last save's boundary until it was committed
+        self._told_slow = False
         self.done = False
 
     @property
     def is_called(self) -> bool:
         """Whether a signal waits for the next boundary."""
         return self._orders.rung
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Until the announced end, in job time; None if none is announced."""
+        self._hear()
+        if self._notice is None or self._notice.deadline is None:
+            return None
+        return max(0.0, (self._notice.deadline - self._clock.now()).total_seconds())
 
     def begin(self, saved: tuple[Any, ...] | None) -> None:
         """The loop begins, from the state of this key if it was restored."""
@@ -95,6 +106,26 @@ class Keeper:
         self._agreement.give(lambda: self._wish(boundary), step=boundary.step)
         self._saver.prepare(boundary.capture if boundary.steady else None)
         self._reporter.write()
+
+    def look(self, boundary: Boundary | None) -> bool:
+        """Somewhere between two boundaries: carries out what was ordered, as far as that can be done here.
+
+        Args:
+            boundary: the last one, if its state is still there; None if only the next one can be saved.
+
+        Returns:
+            Whether the state of this boundary is committed, or on its way, because of an order.
+
+        Raises:
+            SystemExit: the training was asked to end, or is fenced.
+        """
+        self._hear()
+        if (self._ending is None and self._notice is None) or not self._agreement.at_once:
+            return False
+        if boundary is None:
+            return False
+        self.pass_by(boundary)
+        return self._saved == boundary.key
 
     def settle(self) -> None:
         """The loop ends, and what comes after it may change anything: completes a copy that is under way."""
@@ -150,7 +181,7 @@ class Keeper:
             return
         self._saved, self._last_s = boundary.key, since
         self._saver.begin(
-            boundary.capture(),
+            {**boundary.capture(), "logged": dict(self._reporter.metrics.latest)},  # what retention goes by
             step=boundary.step,
             on_notice=on_notice,
             fingerprint=fingerprint(),
@@ -174,17 +205,29 @@ class Keeper:
         stall = self._clock.monotonic() - since
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + stall)
 
-    def _wish(self, boundary: Boundary) -> Wish:
+    def _hear(self) -> None:
+        """Takes in an order that has come."""
         order = self._orders.poll()
-        notice = None
         if isinstance(order, Stop):
-            return Wish(stop=order)
-        if isinstance(order, Notice):
-            self._notice = notice = order
+            self._ending = order
+        elif isinstance(order, Notice):
+            self._notice = self._untold = order
             self._saves_under_notice = 0
+            if order.deadline is not None:
+                say(f"notice: this machine may be gone in {(order.deadline - self._clock.now()).total_seconds():.0f} s")
+
+    def _wish(self, boundary: Boundary) -> Wish:
+        self._hear()
+        notice, self._untold = self._untold, None
+        if self._ending is not None:
+            return Wish(stop=self._ending)
         if self._notice is not None:
             return Wish(notice=notice, on_notice=self._saves_on(self._notice), fenced=self._fenced)
-        wanted, self._wanted = self._wanted, None
+        wanted = self._wanted
+        if wanted is False and self._saver.busy:
+            wanted = None  # as soon as the save that is in flight has ended: the loop does not stand still for it
+        if wanted is not None:
+            self._wanted = None
         due = (
             wanted is None
             and self._agreement.leads
@@ -204,9 +247,21 @@ class Keeper:
             durable_s=self._durable_s,
             step_s=self._reporter.step_s,
         )
+        if due and notice.deadline is not None and not self._fits(left_s):
+            return False
         if not due and left_s <= 0:
             self._notice = None  # it did not come to pass, or had no deadline
         return due
+
+    def _fits(self, left_s: float) -> bool:
+        in_flight_s = self._clock.monotonic() - self._last_s if self._saver.busy else None
+        if save_fits(left_s=left_s, durable_s=self._durable_s, in_flight_s=in_flight_s):
+            return True
+        kept = "the save in flight is let end instead" if self._saver.busy else "the last commit stands"
+        self._reporter.warn(
+            f"{max(0.0, left_s):.0f} s are left and a save takes {self._durable_s:.0f} s: none is begun now, {kept}"
+        )
+        return False
 
     def _stop(self, boundary: Boundary, order: Stop) -> NoReturn:
         self._wait(boundary)
@@ -233,16 +288,38 @@ class Keeper:
         if outcome.error is not None:
             self._take_failure(outcome, outcome.error, leave=leave and (wait or self._agreement.at_once))
             return
-        assert outcome.commit is not None
+        commit = outcome.commit
+        assert commit is not None
         self._failed_s = None
         self._durable_s = outcome.took_s
-        self._stall_s = outcome.commit.stall_s
-        waited_s = outcome.commit.stall_s - outcome.snapshot.stall_s
+        self._stall_s = commit.stall_s
+        waited_s = commit.stall_s - outcome.snapshot.stall_s
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + waited_s)
         if outcome.pruning is not None:
             self._reporter.warn(f"old checkpoints could not be removed: {outcome.pruning}")
-        self._reporter.set(commits=self._reporter.progress.commits + 1, last_commit=outcome.commit)
+        self._reporter.set(commits=self._reporter.progress.commits + 1, last_commit=self._timed(commit))
+        self._tell_if_slow()
         self._reporter.write(now=True)
+
+    def _timed(self, commit: Commit) -> Commit:
+        """With the time that was left to the announced end of the machine, if one is announced."""
+        if self._notice is None or self._notice.deadline is None:
+            return commit
+        margin_s = (self._notice.deadline - commit.at).total_seconds()
+        early = f"{margin_s:.0f} s before" if margin_s >= 0 else f"{-margin_s:.0f} s after"
+        say(f"step {commit.step} is committed, {early} the announced end of this machine")
+        return commit.model_copy(update={"margin_s": margin_s})
+
+    def _tell_if_slow(self) -> None:
+        if self._told_slow or not isinstance(self._cadence, FixedInterval):
+            return
+        every_s = self._cadence.interval_s(stall_s=self._stall_s, durable_s=self._durable_s)
+        if every_s > self._cadence.every_s:
+            self._told_slow = True
+            self._reporter.warn(
+                f"a save takes {self._durable_s:.0f} s, and one every {self._cadence.every_s:g} s was asked for: saving "
+                f"every {every_s:.0f} s instead, and more often again when the store is faster"
+            )
 
     def _take_failure(self, outcome: Outcome, error: Exception, *, leave: bool) -> None:
         self._saved, self._failed_s = None, self._last_s

@@ -99,12 +99,17 @@ class Reporter:
 
 
 class Metrics:
-    """metrics.jsonl: one line for each step, in the order of steps. What is logged before `begin` is dropped."""
+    """metrics.jsonl: one line for each step, in the order of steps. What is logged before `begin` is dropped.
+
+    Attributes:
+        latest: the newest number of each name; a commit carries them along, so that the best ones can be kept.
+    """
 
     def __init__(self, scratch: Path, *, clock: Clock) -> None:
         self._path = scratch / "metrics.jsonl"
         self._clock = clock
         self._values: dict[str, float | None] = {}
+        self.latest: dict[str, float] = {}
         self._file: TextIO | None = None
 
     def begin(self, step: int, brought: Sequence[str] = ()) -> None:
@@ -133,7 +138,11 @@ class Metrics:
         for name, value in values.items():
             if name in ("step", "at"):
                 raise SpecError(f"log: {name} is written by spotrun itself")
-            self._values[name] = _number(name, value)
+            number = self._values[name] = _number(name, value)
+            if number is None:
+                self.latest.pop(name, None)
+            else:
+                self.latest[name] = number
 
     def write(self, step: int, at: datetime) -> None:
         """Writes the step's line, if anything was logged."""

@@ -9,9 +9,13 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from spotrun.clock import Clock, clock_from_text
 from spotrun.errors import SpecError
+from spotrun.policy.retention import Retention, retention_from_json, retention_from_text
+from spotrun.store.log import Signing
+from spotrun.store.signing import open_signing, signing_key
 from spotrun.units import parse_duration
 
 __all__ = ["Interval", "Settings", "read_settings"]
@@ -33,6 +37,8 @@ class Settings:
         scratch: where progress.json and metrics.jsonl go, and request.json comes from.
         interval: time between commits, in job time; None for a policy's choice.
         mtbi: expected time between interruptions, in job time, if known.
+        keep: which commits to keep; the last `keep_last` of them without it.
+        signing: signs and checks the log; None without a key.
     """
 
     job: str
@@ -44,6 +50,8 @@ class Settings:
     interval: timedelta | None
     keep_last: int
     mtbi: timedelta | None
+    keep: Retention | None = None
+    signing: Signing | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:
@@ -67,13 +75,15 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
     """
     environment = os.environ
     asked = _interval(environment.get("SPOTRUN_INTERVAL"), "SPOTRUN_INTERVAL")
-    common = {
+    common: dict[str, Any] = {
         "clock": clock_from_text(environment.get("SPOTRUN_CLOCK")),
         "interval": asked if asked is not None else _interval(interval, "interval"),
         "keep_last": _number(environment.get("SPOTRUN_KEEP_LAST"), "SPOTRUN_KEEP_LAST") or keep_last or _KEEP_LAST,
         "mtbi": _interval(environment.get("SPOTRUN_MTBI_S"), "SPOTRUN_MTBI_S"),
     }
     root = environment.get("SPOTRUN_CHECKPOINT_URI")
+    key = signing_key(environment.get("SPOTRUN_SIGNING"))
+    common["keep"] = _retention(environment.get("SPOTRUN_KEEP"), asked=common["keep_last"])
     job = environment.get("SPOTRUN_JOB_ID")
     attempt = _number(environment.get("SPOTRUN_ATTEMPT"), "SPOTRUN_ATTEMPT")
     if job and attempt and root:
@@ -83,7 +93,8 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
             writer=environment.get("SPOTRUN_INSTANCE") or socket.gethostname(),
             place=f"{root.rstrip('/')}/{job}",
             scratch=Path(environment.get("SPOTRUN_SCRATCH") or "."),
-            **common,  # type: ignore[arg-type]
+            signing=open_signing(key, run=job, environment=environment),
+            **common,
         )
     own = _run_name(name)
     local = Path.cwd() / ".spotrun" / own
@@ -94,7 +105,8 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
         writer=f"{socket.gethostname()}:{os.getpid()}",
         place=f"{root.rstrip('/')}/{own}" if root else local.as_uri(),
         scratch=local,
-        **common,  # type: ignore[arg-type]
+        signing=open_signing(key, run=own, environment=environment),
+        **common,
     )
 
 
@@ -121,6 +133,15 @@ def _interval(value: Interval, what: str) -> timedelta | None:
         return parse_duration(str(value))
     except ValueError as err:
         raise SpecError(f"{what}: {err}") from None
+
+
+def _retention(value: str | None, *, asked: int) -> Retention:
+    try:
+        if not value:
+            return Retention(last=asked)
+        return retention_from_json(value) if value.startswith("{") else retention_from_text(value)
+    except ValueError as err:
+        raise SpecError(f"SPOTRUN_KEEP: {err}" if value else f"keep_{err}") from None
 
 
 def _number(value: str | None, what: str) -> int | None:

@@ -37,6 +37,7 @@ from spotrun.job.message import Ask, Commit, Control, Exit, Heartbeat, Outcome, 
 from spotrun.job.schema import json_schema, load_spec
 from spotrun.job.spec import (
     MAX_RUN_WITHOUT_CHECKPOINT,
+    Best,
     Checkpoint,
     GeneratorMarket,
     JobSpec,
@@ -45,6 +46,7 @@ from spotrun.job.spec import (
     LocalMarket,
     OnShortage,
     Resources,
+    Signing,
     TraceMarket,
 )
 from spotrun.job.state import Action, Attempt, AttemptPhase, Ending, Job, Launch, Phase, Place, Refusal, Terminate
@@ -65,6 +67,7 @@ __all__ = [
     "AttemptEnded",
     "AttemptExited",
     "AttemptPhase",
+    "Best",
     "Checkpoint",
     "Commit",
     "Control",
@@ -94,6 +97,7 @@ __all__ = [
     "RefusalKind",
     "Request",
     "Resources",
+    "Signing",
     "StopRequested",
     "Submitted",
     "Terminate",

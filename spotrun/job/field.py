@@ -30,10 +30,12 @@ __all__ = [
     "Name",
     "Place",
     "Regions",
+    "Tagged",
     "Tags",
     "Text",
     "TraceFiles",
     "Usd",
+    "VariableName",
     "Whole",
     "between",
     "shown",
@@ -225,6 +227,15 @@ def _variable_value(value: object) -> object:
     return _text(value)
 
 
+def _tagged(value: object) -> object:
+    if value in ("all", "none"):
+        return value
+    names = value if isinstance(value, list | tuple) else None
+    if not names or any(not isinstance(name, str) or _INPUT.fullmatch(name) is None for name in names):
+        raise wrong(f"must be all, none or a list of tags, not {shown(value)}")
+    return tuple(names)
+
+
 def _inputs(inputs: dict[str, str]) -> dict[str, str]:
     variables: dict[str, str] = {}
     for name in inputs:
@@ -281,6 +292,10 @@ _Region = Annotated[str, BeforeValidator(_matching(_REGION, "is no region; write
 InstanceTypes = Annotated[tuple[_InstanceType, ...], AfterValidator(_distinct)]
 Regions = Annotated[tuple[_Region, ...], AfterValidator(_distinct)]
 Place = Annotated[str, BeforeValidator(_place)]
+Tagged = Annotated[Literal["all", "none"] | tuple[str, ...], BeforeValidator(_tagged)]
+VariableName = Annotated[
+    str, BeforeValidator(_matching(_VARIABLE, "is no name of a variable; use letters, digits and '_'"))
+]
 _Key = Annotated[str, BeforeValidator(_text)]
 Tags = Annotated[dict[_Key, Annotated[str, BeforeValidator(_text)]], AfterValidator(_tags)]
 Environment = Annotated[dict[_Key, Annotated[str, BeforeValidator(_variable_value)]], AfterValidator(_environment)]

@@ -24,10 +24,12 @@ from spotrun.job.field import (
     Name,
     Place,
     Regions,
+    Tagged,
     Tags,
     Text,
     TraceFiles,
     Usd,
+    VariableName,
     Whole,
     between,
     wrong,
@@ -37,6 +39,7 @@ from spotrun.units import write_duration
 
 __all__ = [
     "MAX_RUN_WITHOUT_CHECKPOINT",
+    "Best",
     "Checkpoint",
     "GeneratorMarket",
     "JobSpec",
@@ -45,6 +48,7 @@ __all__ = [
     "LocalMarket",
     "OnShortage",
     "Resources",
+    "Signing",
     "TraceMarket",
 ]
 
@@ -158,13 +162,66 @@ class Limits(_Section):
         return self
 
 
+class Best(_Section):
+    """Keeps the commits with the best value of a metric."""
+
+    section: ClassVar[str] = "checkpoint.keep.best"
+
+    metric: Text
+    """A name that the training gives to `run.log`."""
+
+    mode: Literal["min", "max"] = "min"
+    """Whether the smallest value is the best, or the largest."""
+
+    count: Annotated[Whole, Field(ge=1, le=1000)] = 1
+    """How many of the best to keep."""
+
+
 class Keep(_Section):
-    """Which commits survive."""
+    """Which commits survive: those that any of these asks for, and the newest always."""
 
     section: ClassVar[str] = "checkpoint.keep"
 
     last: Annotated[Whole, Field(ge=1, le=1000)] = 3
     """How many of the newest commits to keep. Two or more leave one to fall back to if the newest is damaged."""
+
+    every_steps: Annotated[Whole, Field(ge=1)] | None = None
+    """Of each such span of steps the first commit, for good."""
+
+    every: Annotated[Duration, between(_MOMENT, _MAX_WAIT_MOST)] | None = None
+    """Of each such span of time the first commit, for good."""
+
+    best: Best | None = None
+    """The commits with the best value of a metric."""
+
+    tagged: Tagged = "all"
+    """`all` commits that have a tag, `none` of them for that, or the tags that keep."""
+
+
+class Signing(_Section):
+    """Signs the log, so that nobody without the key can forge or change a checkpoint. Exactly one place of a key."""
+
+    section: ClassVar[str] = "checkpoint.signing"
+
+    key_env: VariableName | None = None
+    """The variable that holds the key where the training runs; its value is never stored."""
+
+    key_file: Text | None = None
+    """The file that holds the key where the training runs."""
+
+    kms: Text | None = None
+    """Id, ARN or alias of an HMAC_256 key in AWS KMS."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Signing:
+        given = [name for name in ("key_env", "key_file", "kms") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise wrong(f"needs exactly one of key_env, key_file and kms, not {' and '.join(given) or 'none'}")
+        return self
+
+    def where(self) -> dict[str, str]:
+        """The one that is given, by its name."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
 class Checkpoint(_Section):
@@ -181,6 +238,9 @@ class Checkpoint(_Section):
 
     keep: Keep = Keep()
     """Which commits survive."""
+
+    signing: Signing | None = None
+    """Signs the log with a key that the store does not have."""
 
 
 class GeneratorMarket(_Section):

@@ -10,11 +10,13 @@ They read no clock: `now` is an argument, so the same policy runs in the control
 from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly, notice_save_due
 from spotrun.policy.cooldown import Cooldown, Hold
 from spotrun.policy.placement import Deadline, Decision, Greedy, LaunchOffer, Placement, Wait, placement
-from spotrun.policy.retention import KeepLast
+from spotrun.policy.retention import Best, CommitFacts, Retention, retention_from_json, retention_from_text
 from spotrun.policy.situation import Interruption, Situation, expected_changeover, situation
 
 __all__ = [
+    "Best",
     "Cadence",
+    "CommitFacts",
     "Cooldown",
     "Deadline",
     "Decision",
@@ -22,14 +24,16 @@ __all__ = [
     "Greedy",
     "Hold",
     "Interruption",
-    "KeepLast",
     "LaunchOffer",
     "Placement",
+    "Retention",
     "Situation",
     "Wait",
     "YoungDaly",
     "expected_changeover",
     "notice_save_due",
     "placement",
+    "retention_from_json",
+    "retention_from_text",
     "situation",
 ]

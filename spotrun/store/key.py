@@ -13,16 +13,18 @@ from __future__ import annotations
 import re
 import secrets
 
-from spotrun.errors import StoreError
+from spotrun.errors import SpecError, StoreError
 
 __all__ = [
     "ATTEMPT_MAX",
     "BLOB_KEY",
+    "BLOB_PREFIX",
     "LOG_PREFIX",
     "MANIFEST_KEY",
     "MANIFEST_PREFIX",
     "SEQ_MAX",
     "STEP_MAX",
+    "TAG_PREFIX",
     "TEMPORARY",
     "attempt_of",
     "blob_key",
@@ -31,10 +33,13 @@ __all__ = [
     "log_key",
     "log_seq",
     "manifest_key",
+    "tag_key",
 ]
 
 LOG_PREFIX = "log/"
 MANIFEST_PREFIX = "manifests/"
+BLOB_PREFIX = "blobs/"
+TAG_PREFIX = "tags/"
 ATTEMPT_MAX = 999_999  # six digits, so that keys sort as numbers do
 STEP_MAX = 999_999_999_999
 SEQ_MAX = 1_000_000  # entries of a log: a commit a minute for two years
@@ -43,6 +48,7 @@ MANIFEST_KEY = r"^manifests/[0-9]{12}-[0-9]{6}-[0-9a-f]{8}\.json$"  # \d would t
 BLOB_KEY = r"^blobs/[0-9]{6}/[0-9a-f]{64}-[0-9a-f]{8}$"
 TEMPORARY = ".spotrun-tmp"  # where a FileStore keeps files that are not finished; no key may name it
 
+_TAG_NAME = re.compile(r"(?!latest$|[0-9-]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # never like a step
 _LOG_KEY = re.compile(r"log/(\d{8})\.json", re.ASCII)
 _ATTEMPT = re.compile(r"(?:manifests/\d{12}-|blobs/)(\d{6})(?:[-./].*)?", re.ASCII)
 _KEY_BYTES_MAX = 1024  # S3's limit
@@ -88,12 +94,26 @@ def manifest_key(step: int, attempt: int) -> str:
 
 def blob_prefix(attempt: int) -> str:
     """What the keys of all blobs of an attempt start with."""
-    return f"blobs/{attempt:06d}/"
+    return f"{BLOB_PREFIX}{attempt:06d}/"
 
 
 def blob_key(attempt: int, digest: str) -> str:
     """A new key for a blob with this digest."""
     return f"{blob_prefix(attempt)}{digest}-{secrets.token_hex(4)}"
+
+
+def tag_key(name: str) -> str:
+    """The key of a tag.
+
+    Raises:
+        SpecError: the name is not fit for one.
+    """
+    if _TAG_NAME.fullmatch(name) is None:
+        raise SpecError(
+            f"{name[:120]!r} is no tag: use 1 to 100 letters, digits, '.', '-' and '_', beginning with a letter or "
+            "digit, and not only digits or 'latest'"
+        )
+    return f"{TAG_PREFIX}{name}.json"
 
 
 def attempt_of(key: str) -> int | None:

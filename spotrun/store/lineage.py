@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import isfinite
 
 from spotrun.clock import Clock
-from spotrun.errors import CheckpointCorrupt, Fenced, StoreError, StoreUnavailable
+from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced, StoreError, StoreUnavailable
 from spotrun.store.blob import BlobStore
 from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, attempt_of, blob_prefix, log_key, manifest_key
-from spotrun.store.log import CommitEntry, DamagedEntry, Entry, encode_entry, list_log, read_entries
+from spotrun.store.log import (
+    METRICS_MAX,
+    NAME_MAX,
+    CommitEntry,
+    DamagedEntry,
+    Entry,
+    Signing,
+    encode_entry,
+    list_log,
+    read_entries,
+)
 from spotrun.store.manifest import MANIFEST_BYTES_MAX, Manifest
 from spotrun.store.protocol import (
     Claimed,
@@ -48,9 +59,12 @@ class Lineage:
         writer: names this process in the log. A process that comes back with the same attempt *and* the same writer
             takes over from itself; another writer with the same attempt is refused.
         clock: dates the entries; nothing depends on it.
+        signing: signs what is written, and entries that the run's key did not sign count as damaged.
     """
 
-    def __init__(self, store: BlobStore, *, attempt: int | None, writer: str, clock: Clock) -> None:
+    def __init__(
+        self, store: BlobStore, *, attempt: int | None, writer: str, clock: Clock, signing: Signing | None = None
+    ) -> None:
         if attempt is not None and not 1 <= attempt <= ATTEMPT_MAX:
             raise ValueError(f"attempts are numbered from 1 to {ATTEMPT_MAX}, not {attempt}")
         if not 0 < len(writer) <= _WRITER_CHARACTERS_MAX or not writer.isprintable():
@@ -59,6 +73,7 @@ class Lineage:
         self.writer = writer
         self._store = store
         self._clock = clock
+        self._signing = signing
         self._token = secrets.token_hex(16)
         self._log: tuple[Entry, ...] = ()
         self._claimed = False
@@ -82,6 +97,7 @@ class Lineage:
 
         Raises:
             Fenced: a newer attempt, or another process of this one, has claimed the run.
+            CheckpointError: not one entry of the log was signed with our key; nothing was written.
             StoreError: the store failed, or it overwrites where it should create, which would let two attempts write.
         """
         with self._lock:
@@ -90,15 +106,20 @@ class Lineage:
                 me = Me(self.attempt, self.writer, self._token)
                 outcome = self._drive(Claiming(me, self._clock.now(), self._log).start())
                 assert isinstance(outcome, Claimed)
-                self._refuse_overwriting(encode_entry(outcome.claim), log_key(outcome.claim.seq))
+                line = encode_entry(outcome.claim, signing=self._signing)
+                self._refuse_overwriting(line, log_key(outcome.claim.seq))
                 self._log, self.attempt, self._claimed = outcome.log, outcome.claim.attempt, True
             return self.commits
 
-    def commit(self, manifest: Manifest) -> CommitEntry:
+    def commit(self, manifest: Manifest, *, metrics: Mapping[str, float] | None = None) -> CommitEntry:
         """Makes a checkpoint the run's state, and returns once that is visible and durable.
 
         After a `StoreError` it is unknown whether it became visible; calling it again with the same manifest, or with
         a later one, is safe. All blobs must have been written by `write_blob` or be named by the newest commit.
+
+        Args:
+            metrics: numbers that the training had logged by then, for the rules of retention; those that are not
+                finite, and more than an entry may have, are left out.
 
         Raises:
             Fenced: another writer holds the run; every later call says the same.
@@ -126,6 +147,7 @@ class Lineage:
                 digest=digest_of([data]),
                 size=manifest.size,
                 on_notice=manifest.on_notice,
+                metrics=_few(metrics or {}),
             )
             outcome = self._drive(Committing(entry, self._log).start())
             assert isinstance(outcome, Committed)
@@ -158,9 +180,22 @@ class Lineage:
                 present = list_log(self._store)
                 return Listed(present[-1] if present else 0)
             case Reading(seqs):
-                return ReadEntries(read_entries(self._store, seqs))
+                entries = read_entries(self._store, seqs, signing=self._signing)
+                self._refuse_foreign(seqs, entries)
+                return ReadEntries(entries)
             case Create(entry):
-                return Created(self._store.create(log_key(entry.seq), encode_entry(entry)))
+                line = encode_entry(entry, signing=self._signing)
+                return Created(self._store.create(log_key(entry.seq), line))
+
+    def _refuse_foreign(self, seqs: tuple[int, ...], entries: tuple[Entry, ...]) -> None:
+        """A log of which nothing is believed would look like a run that never began, which it is not."""
+        damaged = [entry for entry in entries if isinstance(entry, DamagedEntry)]
+        if seqs[0] == 1 and len(damaged) == len(entries) and any(entry.refused for entry in damaged):
+            raise CheckpointError(
+                f"none of the {len(entries)} entries of this run's log was signed with the key that is configured, so "
+                f"nothing of it is believed and nothing was written ({damaged[0].reason}). Configure the key that the "
+                "run was begun with, or give the run another name to train anew"
+            )
 
     def _refuse_overwriting(self, line: bytes, key: str) -> None:
         """Some servers that speak S3 ignore the condition; creating our own entry again, unchanged, tells."""
@@ -184,6 +219,11 @@ class Lineage:
         if not self._store.create(key, data) and self._store.read(key) != data:  # else the reply to it was lost
             raise StoreError(f"{key} was taken by another manifest, which cannot be; nothing was committed")
         return key
+
+
+def _few(metrics: Mapping[str, float]) -> dict[str, float]:
+    finite = {name: float(value) for name, value in metrics.items() if len(name) <= NAME_MAX and isfinite(value)}
+    return dict(sorted(finite.items())[:METRICS_MAX])
 
 
 def _doubt(entry: DamagedEntry) -> CheckpointCorrupt:

@@ -2,16 +2,18 @@
 
 An entry is one line of JSON: members sorted by name, no spaces, ASCII, with a `check` that is the BLAKE3 digest of the
 same line without it. A reader accepts exactly the bytes that a writer would have produced, so no flipped bit passes.
+
+With a key there is a `mac` too, over the same line without `mac` and `check`: see `spotrun.store.signing`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -21,10 +23,13 @@ from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, LOG_PREFIX, MANIFEST_KEY, SEQ_MAX, STEP_MAX, log_key, log_seq
 
 __all__ = [
+    "METRICS_MAX",
+    "NAME_MAX",
     "ClaimEntry",
     "CommitEntry",
     "DamagedEntry",
     "Entry",
+    "Signing",
     "decode_entry",
     "encode_entry",
     "list_log",
@@ -32,6 +37,8 @@ __all__ = [
     "read_log",
 ]
 
+METRICS_MAX = 32  # numbers in one entry
+NAME_MAX = 100  # characters of the name of one
 _ENTRY_BYTES_MAX = 16 << 10
 _HOLES_MAX = 10_000  # more missing numbers than this is no log with a damaged entry, but another thing altogether
 _READERS = 16  # threads: entries are tiny, so reading many is all waiting
@@ -40,6 +47,12 @@ _Seq = Annotated[int, Field(ge=1, le=SEQ_MAX)]
 _Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
 _Text = Annotated[str, StringConstraints(max_length=1024)]
 _Size = Annotated[int, Field(ge=0)]
+_Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
+_Metrics = Annotated[dict[Annotated[str, StringConstraints(max_length=NAME_MAX)], float], Field(max_length=METRICS_MAX)]
+_OPTIONAL: dict[str, object] = {
+    "mac": None,
+    "metrics": {},
+}  # members that a line lacks if they say nothing: older writers had none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +67,15 @@ class ClaimEntry:
     writer: _Text
     token: _Text
     at: AwareDatetime
+    mac: _Mac = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommitEntry:
-    """The checkpoint in `manifest` is committed: the run's state, until the next such entry."""
+    """The checkpoint in `manifest` is committed: the run's state, until the next such entry.
+
+    `metrics` are numbers that the training had logged by then, for the rules of retention.
+    """
 
     seq: _Seq
     attempt: _Attempt
@@ -71,14 +88,17 @@ class CommitEntry:
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # of the manifest's bytes
     size: _Size  # bytes of all its blobs
     on_notice: bool = False
+    metrics: _Metrics = field(default_factory=dict, hash=False)
+    mac: _Mac = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamagedEntry:
-    """An entry that cannot be read or is gone. What it said is unknown: it may have been anyone's claim or commit."""
+    """An entry that cannot be read, is gone, or is not to be believed. What it said is unknown: it may have been anyone's claim or commit."""
 
     seq: int
     reason: str
+    refused: bool = False  # it can be read, but was not written with the run's key
 
     @property
     def key(self) -> str:
@@ -93,21 +113,43 @@ class DamagedEntry:
 
 Entry = ClaimEntry | CommitEntry | DamagedEntry
 
+
+class Signing(Protocol):
+    """Who can tell entries that were written with the run's key from others. Never shows the key."""
+
+    def sign(self, line: bytes) -> str:
+        """The signature of an entry's line without `mac` and `check`: 64 hexadecimal digits.
+
+        Raises:
+            SpotrunError: the key cannot be used now.
+        """
+
+    def fault(self, line: bytes, mac: str | None) -> str | None:
+        """Why this cannot be what the key's holder wrote, or None.
+
+        Raises:
+            SpotrunError: the key cannot be used now.
+        """
+
+
 _CONFIG = ConfigDict(strict=True, extra="forbid")
 ClaimEntry.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
 CommitEntry.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
 _KINDS: dict[str, TypeAdapter[Any]] = {"claim": TypeAdapter(ClaimEntry), "commit": TypeAdapter(CommitEntry)}
 
 
-def read_log(store: BlobStore) -> tuple[Entry, ...]:
+def read_log(store: BlobStore, *, signing: Signing | None = None) -> tuple[Entry, ...]:
     """The whole log, oldest first; entry number n is at index n - 1. Damaged and missing entries are reported in place.
+
+    Args:
+        signing: reports entries as damaged that were not written with the run's key.
 
     Raises:
         CheckpointCorrupt: this cannot be a log: a number is beyond any log's length, or very many are missing.
         StoreError: the store failed.
     """
     present = list_log(store)
-    return read_entries(store, range(1, present[-1] + 1 if present else 1))
+    return read_entries(store, range(1, present[-1] + 1 if present else 1), signing=signing)
 
 
 def list_log(store: BlobStore) -> tuple[int, ...]:
@@ -122,13 +164,14 @@ def list_log(store: BlobStore) -> tuple[int, ...]:
     return tuple(seqs)
 
 
-def read_entries(store: BlobStore, seqs: Iterable[int]) -> tuple[Entry, ...]:
+def read_entries(store: BlobStore, seqs: Iterable[int], *, signing: Signing | None = None) -> tuple[Entry, ...]:
     """The entries with these numbers, in this order; those that are not there are reported as damaged."""
     wanted = list(seqs)
 
     def read(seq: int) -> Entry:
-        entry = _read_entry(store, seq)
-        return _read_entry(store, seq) if isinstance(entry, DamagedEntry) else entry  # it may have happened on the way
+        entry = _read_entry(store, seq, signing)
+        # It may have happened on the way.
+        return _read_entry(store, seq, signing) if isinstance(entry, DamagedEntry) else entry
 
     if len(wanted) <= 1:
         return tuple(read(seq) for seq in wanted)
@@ -136,12 +179,11 @@ def read_entries(store: BlobStore, seqs: Iterable[int]) -> tuple[Entry, ...]:
         return tuple(pool.map(read, wanted))
 
 
-def encode_entry(entry: ClaimEntry | CommitEntry) -> bytes:
-    """The line that is stored for an entry."""
-    body: dict[str, Any] = {"format": 1, "kind": "claim" if isinstance(entry, ClaimEntry) else "commit"}
-    for name in entry.__slots__:
-        value = getattr(entry, name)
-        body[name] = value.isoformat() if isinstance(value, datetime) else value
+def encode_entry(entry: ClaimEntry | CommitEntry, *, signing: Signing | None = None) -> bytes:
+    """The line that is stored for an entry, signed if there is a key."""
+    body = _body(entry)
+    if signing is not None:
+        body["mac"] = signing.sign(_unsigned(body))
     return _line(body | {"check": digest_of([_line(body)])})
 
 
@@ -167,12 +209,29 @@ def decode_entry(seq: int, data: bytes) -> Entry:
     return entry
 
 
-def _read_entry(store: BlobStore, seq: int) -> Entry:
+def _read_entry(store: BlobStore, seq: int, signing: Signing | None) -> Entry:
     try:
-        return decode_entry(seq, store.read(log_key(seq)))
+        entry = decode_entry(seq, store.read(log_key(seq)))
     except StoreMissing:
         return DamagedEntry(seq=seq, reason="it is missing")
+    if signing is None or isinstance(entry, DamagedEntry):
+        return entry
+    fault = signing.fault(_unsigned(_body(entry)), entry.mac)
+    return DamagedEntry(seq=seq, reason=fault, refused=True) if fault else entry
 
 
-def _line(body: dict[str, Any]) -> bytes:
+def _body(entry: ClaimEntry | CommitEntry) -> dict[str, Any]:
+    body: dict[str, Any] = {"format": 1, "kind": "claim" if isinstance(entry, ClaimEntry) else "commit"}
+    for name in entry.__slots__:
+        value = getattr(entry, name)
+        if name not in _OPTIONAL or value != _OPTIONAL[name]:
+            body[name] = value.isoformat() if isinstance(value, datetime) else value
+    return body
+
+
+def _unsigned(body: Mapping[str, Any]) -> bytes:
+    return _line({name: value for name, value in body.items() if name != "mac"})
+
+
+def _line(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -79,6 +79,7 @@ def test_the_training_gets_the_variables_of_its_contract(tmp_path: Path) -> None
         "SPOTRUN_OUTPUT_DIR": str(tmp_path / "output"),
         "SPOTRUN_INTERVAL": "600",
         "SPOTRUN_KEEP_LAST": "5",
+        "SPOTRUN_KEEP": '{"last": 5, "tagged": "all"}',
         "SPOTRUN_MTBI_S": "7200",
         "SPOTRUN_INPUT_TRAIN_SET": "/data/train",
     }

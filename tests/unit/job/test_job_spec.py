@@ -14,6 +14,7 @@ import yaml
 
 from spotrun.errors import SpecError
 from spotrun.job import (
+    Best,
     GeneratorMarket,
     JobSpec,
     Keep,
@@ -21,6 +22,7 @@ from spotrun.job import (
     LocalMarket,
     OnShortage,
     Resources,
+    Signing,
     TraceMarket,
     json_schema,
     load_spec,
@@ -98,6 +100,22 @@ BAD: list[tuple[str, str, str]] = [
     ("checkpoint.interval", "0s", "must be 'auto' or 0.001s to 7d, not 0s"),
     ("checkpoint.keep", "3", "must be a mapping of names to values, not '3'"),
     ("checkpoint.keep.last", "0", "must be at least 1, not '0'"),
+    ("checkpoint.keep.every_steps", "0", "must be at least 1, not '0'"),
+    ("checkpoint.keep.every", "6", "'6' is not a duration; write it with a unit, like 90s, 30m, 6h, 1h30m or 2d"),
+    ("checkpoint.keep.best", "loss", "must be a mapping of names to values, not 'loss'"),
+    ("checkpoint.keep.best.metric", "''", "must not be empty"),
+    ("checkpoint.keep.best.mode", "least", "must be min or max, not 'least'"),
+    ("checkpoint.keep.best.count", "0", "must be at least 1, not '0'"),
+    ("checkpoint.keep.tagged", "3", "must be all, none or a list of tags, not '3'"),
+    ("checkpoint.signing", "{}", "needs exactly one of key_env, key_file and kms, not none"),
+    (
+        "checkpoint.signing",
+        "{key_env: A, kms: b}",
+        "needs exactly one of key_env, key_file and kms, not key_env and kms",
+    ),
+    ("checkpoint.signing.key_env", "A B", "'A B' is no name of a variable; use letters, digits and '_'"),
+    ("checkpoint.signing.key_file", "''", "must not be empty"),
+    ("checkpoint.signing.kms", "''", "must not be empty"),
     ("inputs", "s3://bucket/data", "must be a mapping of names to values, not 's3://bucket/data'"),
     ("inputs", "{a b: x}", "'a b' is no name of an input; use letters, digits, '_', '-' and '.'"),
     ("inputs", "{a-b: x, a_b: y}", "a-b and a_b would both be SPOTRUN_INPUT_A_B"),
@@ -142,6 +160,8 @@ def with_field(field: str, text: str) -> str:
     while path[-1].isdigit() or path[-1] in ("train", "TOKEN", "use1-az4"):  # of a list, or of free names
         path.pop()
     data: dict[str, Any] = {"name": "a", "command": "python a.py", "checkpoint": {"uri": "s3://b/runs"}}
+    if path[-2:-1] == ["best"]:
+        data["checkpoint"]["keep"] = {"best": {"metric": "loss"}}
     if path[-1] == "prices":
         data["local"] = {"market": {"availability": {"use1-az4": "a.csv"}}}
     where = data
@@ -179,6 +199,8 @@ def fields(model: type[Any] = JobSpec, prefix: str = "") -> Iterator[str]:
         "limits": (Limits,),
         "checkpoint": (JobSpec.model_fields["checkpoint"].annotation.__args__[0],),
         "checkpoint.keep": (Keep,),
+        "checkpoint.keep.best": (Best,),
+        "checkpoint.signing": (Signing,),
         "local": (LocalMarket,),
         "local.market": (GeneratorMarket, TraceMarket),
     }
@@ -208,7 +230,7 @@ CROSS: dict[str, tuple[str, str]] = {
     "an unknown name like a known one": ("limits: {max_runn: 2h}", "limits.max_runn: unknown; did you mean max_run?"),
     "an unknown name like none": (
         "checkpoint: {uri: /runs, x: 1}",
-        "checkpoint.x: unknown; known here are uri, interval, keep",
+        "checkpoint.x: unknown; known here are uri, interval, keep, signing",
     ),
     "an unknown name at the top": ("limit: {}", "limit: unknown; did you mean limits?"),
     "an unknown name of a market": (
