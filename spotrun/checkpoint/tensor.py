@@ -7,13 +7,19 @@ their own name in the document, so that any reader can open the blob and ours re
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from spotrun.errors import CheckpointCorrupt, NotCapturable
+from spotrun.store import Box
 
-__all__ = ["DTYPES", "check_plain", "dtype_name", "safetensors_name", "size_bytes", "view_bytes"]
+__all__ = [
+    "DTYPES", "PLAIN", "Shard", "check_plain", "dtype_name", "local_of", "safetensors_name", "shard_of", "size_bytes",
+    "view_bytes",
+]  # fmt: skip
 
 _NAMES = (
     "bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",
@@ -30,7 +36,59 @@ _SAFETENSORS = {
     "float64": "F64", "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+# The kinds of tensors that are saved and restored as raw bytes.
+PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What this process holds of a tensor that is spread over several (a `DTensor`).
+
+    Attributes:
+        whole: the tensor's shape.
+        box: what of it is here; empty if nothing is.
+        replicas: the ranks that hold the same, this one included.
+    """
+
+    whole: tuple[int, ...]
+    box: Box
+    replicas: tuple[int, ...]
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a tensor in this process: of a `DTensor` its local part, of any other itself."""
+    if _is_dtensor(tensor):
+        with torch.no_grad():
+            local: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        return local
+    return tensor
+
+
+def shard_of(tensor: torch.Tensor, path: str) -> Shard | None:
+    """Which part of a tensor is here; None for a plain tensor, which is here as a whole.
+
+    Raises:
+        NotCapturable: its parts are summands that were not added up, or the like.
+    """
+    if not _is_dtensor(tensor):
+        return None
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # noqa: PLC0415  only with DTensors
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    for placement in placements:
+        if not (placement.is_shard() or placement.is_replicate()):
+            raise NotCapturable(
+                path, f"a DTensor of placement {placement}", "Redistribute it to Shard or Replicate placements."
+            )
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    here = mesh.get_coordinate()
+    if here is None:
+        raise NotCapturable(path, "a DTensor of a mesh that this process is not in", "Leave it out of the state here.")
+    ranks = mesh.mesh[tuple(slice(None) if p.is_replicate() else at for p, at in zip(placements, here, strict=True))]
+    local = local_of(tensor)
+    if tuple(local.shape) != tuple(shape):
+        raise NotCapturable(path, f"a DTensor whose part here is {list(local.shape)}, not {list(shape)}", "Reshard it.")
+    return Shard(tuple(tensor.shape), Box(tuple(offset), tuple(shape)), tuple(ranks.flatten().tolist()))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -54,7 +112,7 @@ def check_plain(tensor: torch.Tensor, path: str) -> None:
     Raises:
         NotCapturable: a tensor subclass, or a sparse, quantized, nested or meta tensor.
     """
-    if type(tensor) not in _PLAIN:
+    if type(tensor) not in PLAIN:
         raise NotCapturable(path, f"a {type(tensor).__qualname__}", "Only plain tensors are saved in this version.")
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise NotCapturable(path, f"a tensor of layout {tensor.layout}", "Make it dense (`.to_dense()`).")
@@ -64,6 +122,11 @@ def check_plain(tensor: torch.Tensor, path: str) -> None:
         raise NotCapturable(path, "a tensor without memory (meta device)", "Materialize it before attach.")
     if dtype_name(tensor.dtype) not in DTYPES:
         raise NotCapturable(path, f"a tensor of dtype {tensor.dtype}", "Convert it to a dtype that can be saved.")
+
+
+def _is_dtensor(tensor: torch.Tensor) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # nobody has one who has not imported it, which takes long
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def view_bytes(memory: torch.Tensor, *, start: int, dtype: str, shape: Sequence[int], key: str) -> torch.Tensor:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spotrun.checkpoint.tensor import DTYPES, check_plain, dtype_name
+from spotrun.checkpoint.stored import StoredArray, StoredTensor, nearest_device
+from spotrun.checkpoint.tensor import DTYPES, Shard, check_plain, dtype_name, local_of, shard_of
 from spotrun.errors import CheckpointCorrupt, NotCapturable
 
 __all__ = ["Flat", "flatten", "unflatten"]
@@ -39,10 +40,14 @@ _SEQUENCES: dict[type, str] = {tuple: "tuple", torch.Size: "size"}
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """A state taken apart. `tensors` are the live ones, in the order in which they were found, each once."""
+    """A state taken apart. `tensors` are the live ones, in the order in which they were found, each once.
+
+    Of a tensor that is spread over several processes, `tensors` has the part that is here, and `shards` says which.
+    """
 
     document: Any
     tensors: dict[str, torch.Tensor]
+    shards: dict[str, Shard] = field(default_factory=dict)
 
 
 def flatten(tree: object, path: str = "") -> Flat:
@@ -52,11 +57,13 @@ def flatten(tree: object, path: str = "") -> Flat:
         NotCapturable: something in it is neither tensor nor JSON; named by its path.
     """
     walk = _Flattening()
-    return Flat(walk.node(tree, path), walk.tensors)
+    return Flat(walk.node(tree, path), walk.tensors, walk.shards)
 
 
-def unflatten(document: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+def unflatten(document: Any, tensor: Callable[[str], torch.Tensor | StoredTensor]) -> Any:
     """Puts a state together again; `tensor` gives the tensor of a name, the same object for the same name.
+
+    Stored ones stay in the state as they are, to be read later; arrays are then stored ones, too.
 
     Raises:
         CheckpointCorrupt: the document is not one that `flatten` writes.
@@ -70,6 +77,7 @@ def unflatten(document: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
 @dataclass(slots=True)
 class _Flattening:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    shards: dict[str, Shard] = field(default_factory=dict)
     names: dict[tuple[object, ...], str] = field(default_factory=dict)
     kept: list[object] = field(default_factory=list)  # keeps what `names` knows by address alive
     open: set[int] = field(default_factory=set)
@@ -124,17 +132,22 @@ class _Flattening:
         return {"$": _MAPPINGS.get(type(value), "dict"), "v": pairs}
 
     def tensor(self, value: torch.Tensor, path: str) -> Any:
+        whole, shard = value, shard_of(value, path)
+        if shard is not None:
+            value = local_of(value)
         check_plain(value, path)
         # Tied parameters, and views of the same memory of the same form, are stored once.
         key: tuple[object, ...] = (
             (value.device, value.data_ptr(), value.dtype, value.shape, value.stride(), value.is_conj(), value.is_neg())
             if value.numel()
-            else (id(value),)
+            else (id(whole),)
         )
         name = self.names.get(key)
         if name is None:
             name = self.names[key] = self.add(path, value.detach())
-            self.kept.append(value)
+            self.kept += (whole, value)
+            if shard is not None:
+                self.shards[name] = shard
         node = {"$": "tensor", "name": name}
         if value.device.type != "cpu":
             node["device"] = str(value.device)
@@ -182,7 +195,7 @@ def _leaf(value: Any, path: str) -> Any:
     raise NotCapturable(path, what, "Leave it out of the state (the script makes it anew), or give it a state_dict().")
 
 
-def _build(node: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+def _build(node: Any, tensor: Callable[[str], torch.Tensor | StoredTensor]) -> Any:
     if isinstance(node, list):
         return [_build(item, tensor) for item in node]
     if not isinstance(node, dict):
@@ -193,8 +206,7 @@ def _build(node: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
     if kind == "tensor":
         return _placed(tensor(node["name"]), node.get("device"))
     if kind == "array":
-        raw = tensor(node["name"]).numpy().tobytes()
-        return np.frombuffer(raw, dtype=_plain_dtype(node["dtype"])).reshape(node["shape"]).copy()
+        return _array(tensor(node["name"]), _plain_dtype(node["dtype"]), node["shape"])
     if kind == "deque":
         return deque((_build(item, tensor) for item in value or []), node["max"])
     if kind in ("tuple", "size"):
@@ -227,12 +239,20 @@ def _build_leaf(kind: str, value: Any, node: Mapping[str, Any]) -> Any:
     raise CheckpointCorrupt("document", f"unknown kind {json.dumps(kind)}")
 
 
-def _placed(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
+def _placed(tensor: torch.Tensor | StoredTensor, device: str | None) -> torch.Tensor | StoredTensor:
     """The tensor on the device it was on, or the nearest that this machine has."""
-    if device is None or not torch.cuda.is_available() or not device.startswith("cuda"):
+    if isinstance(tensor, StoredTensor):
+        tensor.device = nearest_device(device)
         return tensor
-    index = torch.device(device).index or 0
-    return tensor.to(torch.device("cuda", index if index < torch.cuda.device_count() else torch.cuda.current_device()))
+    return tensor if device is None else tensor.to(nearest_device(device))
+
+
+def _array(raw: torch.Tensor | StoredTensor, dtype: np.dtype[Any], shape: list[int]) -> Any:
+    if not isinstance(raw, StoredTensor):
+        return np.frombuffer(raw.numpy().tobytes(), dtype=dtype).reshape(shape).copy()
+    if len(raw.shape) != 1 or raw.dtype is not torch.uint8 or raw.nbytes != math.prod(shape) * dtype.itemsize:
+        raise CheckpointCorrupt("document", f"{raw.name} is no array of {dtype} and shape {shape}")
+    return StoredArray(raw, dtype, tuple(shape))
 
 
 def _plain_dtype(text: str) -> np.dtype[Any]:
