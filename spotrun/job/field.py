@@ -24,10 +24,12 @@ __all__ = [
     "CommandLine",
     "Duration",
     "Environment",
+    "FolderPath",
     "Inputs",
     "InstanceTypes",
     "Interval",
     "Name",
+    "Patterns",
     "Place",
     "Regions",
     "Tagged",
@@ -38,6 +40,7 @@ __all__ = [
     "VariableName",
     "Whole",
     "between",
+    "path_alone",
     "shown",
     "wrong",
 ]
@@ -86,6 +89,15 @@ def between(least: timedelta, most: timedelta) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def path_alone(section: object) -> BeforeValidator:
+    """Lets a section be written as its `path` alone."""
+
+    def check(value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    return BeforeValidator(check, json_schema_input_type=str | section | None)
 
 
 def _text(value: object) -> object:
@@ -190,6 +202,28 @@ def _place(value: object) -> object:
     return value
 
 
+def _folder_path(value: object) -> object:
+    text = str(_filled(value))
+    parts = [part for part in text.split("/") if part not in {"", "."}]
+    if text.startswith(("/", "~")) or ".." in parts or "://" in text:
+        raise wrong(f"{shown(text)} is not inside of the directory of submission; write a relative path like out/")
+    if not parts:
+        raise wrong("is the whole directory of submission; give checkpoints a folder of their own, like out/")
+    if parts[0] == ".spotrun":
+        raise wrong(".spotrun is spotrun's own folder; give checkpoints another one, like out/")
+    return "/".join(parts)
+
+
+def _patterns(value: object) -> object:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise wrong(f"must be a pattern or a list of patterns, not {shown(value)}")
+    for text in texts:
+        if not str(_filled(text)).strip("/"):
+            raise wrong(f"{shown(text)} is no pattern; write it like *.log or logs/*")
+    return tuple(texts)
+
+
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     for index, value in enumerate(values):
         if value in values[:index]:
@@ -292,6 +326,8 @@ _Region = Annotated[str, BeforeValidator(_matching(_REGION, "is no region; write
 InstanceTypes = Annotated[tuple[_InstanceType, ...], AfterValidator(_distinct)]
 Regions = Annotated[tuple[_Region, ...], AfterValidator(_distinct)]
 Place = Annotated[str, BeforeValidator(_place)]
+FolderPath = Annotated[str, BeforeValidator(_folder_path)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 Tagged = Annotated[Literal["all", "none"] | tuple[str, ...], BeforeValidator(_tagged)]
 VariableName = Annotated[
     str, BeforeValidator(_matching(_VARIABLE, "is no name of a variable; use letters, digits and '_'"))

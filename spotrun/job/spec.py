@@ -18,10 +18,12 @@ from spotrun.job.field import (
     CommandLine,
     Duration,
     Environment,
+    FolderPath,
     Inputs,
     InstanceTypes,
     Interval,
     Name,
+    Patterns,
     Place,
     Regions,
     Tagged,
@@ -32,6 +34,7 @@ from spotrun.job.field import (
     VariableName,
     Whole,
     between,
+    path_alone,
     wrong,
 )
 from spotrun.job.sentence import sentences
@@ -41,6 +44,7 @@ __all__ = [
     "MAX_RUN_WITHOUT_CHECKPOINT",
     "Best",
     "Checkpoint",
+    "Folder",
     "GeneratorMarket",
     "JobSpec",
     "Keep",
@@ -224,6 +228,30 @@ class Signing(_Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+class Folder(_Section):
+    """A folder that a script without spotrun writes its checkpoints to, and reads them from when it starts."""
+
+    section: ClassVar[str] = "checkpoint.folder"
+
+    path: FolderPath
+    """The folder, relative to the directory of submission and inside of it."""
+
+    done: Text | None = None
+    """Pattern of a file that the script writes last: what is in the folder is whole only after one was written."""
+
+    ignore: Patterns = ()
+    """Patterns of what is no part of a checkpoint: neither committed nor touched."""
+
+    growing: Patterns = ()
+    """Patterns of files that are appended to all the time, beside the usual ones: they are not waited for."""
+
+    quiet: Annotated[Duration, between(timedelta(milliseconds=1), timedelta(hours=1))] = timedelta(seconds=5)
+    """How long nothing may have changed before the folder counts as whole."""
+
+    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
+    """What the script is sent at a notice or a stop, if it has a handler for it, so that it saves."""
+
+
 class Checkpoint(_Section):
     """Where and how often the training is saved."""
 
@@ -241,6 +269,9 @@ class Checkpoint(_Section):
 
     signing: Signing | None = None
     """Signs the log with a key that the store does not have."""
+
+    folder: Annotated[Folder | None, path_alone(Folder)] = None
+    """For scripts that cannot be changed: the folder that they write and read. Its path alone, or a section."""
 
 
 class GeneratorMarket(_Section):

@@ -15,6 +15,7 @@ import yaml
 from spotrun.errors import SpecError
 from spotrun.job import (
     Best,
+    Folder,
     GeneratorMarket,
     JobSpec,
     Keep,
@@ -116,6 +117,27 @@ BAD: list[tuple[str, str, str]] = [
     ("checkpoint.signing.key_env", "A B", "'A B' is no name of a variable; use letters, digits and '_'"),
     ("checkpoint.signing.key_file", "''", "must not be empty"),
     ("checkpoint.signing.kms", "''", "must not be empty"),
+    ("checkpoint.folder", "[out]", 'must be a mapping of names to values, not ["out"]'),
+    (
+        "checkpoint.folder.path",
+        "../out",
+        "'../out' is not inside of the directory of submission; write a relative path like out/",
+    ),
+    (
+        "checkpoint.folder.path",
+        "./",
+        "is the whole directory of submission; give checkpoints a folder of their own, like out/",
+    ),
+    (
+        "checkpoint.folder.path",
+        ".spotrun/x",
+        ".spotrun is spotrun's own folder; give checkpoints another one, like out/",
+    ),
+    ("checkpoint.folder.done", "''", "must not be empty"),
+    ("checkpoint.folder.ignore", "{a: b}", 'must be a pattern or a list of patterns, not {"a": "b"}'),
+    ("checkpoint.folder.growing", "[/]", "'/' is no pattern; write it like *.log or logs/*"),
+    ("checkpoint.folder.quiet", "5", "'5' is not a duration; write it with a unit, like 90s, 30m, 6h, 1h30m or 2d"),
+    ("checkpoint.folder.signal", "SIGKILL", "must be SIGTERM, SIGINT, SIGUSR1 or SIGUSR2, not 'SIGKILL'"),
     ("inputs", "s3://bucket/data", "must be a mapping of names to values, not 's3://bucket/data'"),
     ("inputs", "{a b: x}", "'a b' is no name of an input; use letters, digits, '_', '-' and '.'"),
     ("inputs", "{a-b: x, a_b: y}", "a-b and a_b would both be SPOTRUN_INPUT_A_B"),
@@ -162,6 +184,8 @@ def with_field(field: str, text: str) -> str:
     data: dict[str, Any] = {"name": "a", "command": "python a.py", "checkpoint": {"uri": "s3://b/runs"}}
     if path[-2:-1] == ["best"]:
         data["checkpoint"]["keep"] = {"best": {"metric": "loss"}}
+    if path[-2:-1] == ["folder"]:
+        data["checkpoint"]["folder"] = {"path": "out"}
     if path[-1] == "prices":
         data["local"] = {"market": {"availability": {"use1-az4": "a.csv"}}}
     where = data
@@ -201,6 +225,7 @@ def fields(model: type[Any] = JobSpec, prefix: str = "") -> Iterator[str]:
         "checkpoint.keep": (Keep,),
         "checkpoint.keep.best": (Best,),
         "checkpoint.signing": (Signing,),
+        "checkpoint.folder": (Folder,),
         "local": (LocalMarket,),
         "local.market": (GeneratorMarket, TraceMarket),
     }
@@ -230,7 +255,7 @@ CROSS: dict[str, tuple[str, str]] = {
     "an unknown name like a known one": ("limits: {max_runn: 2h}", "limits.max_runn: unknown; did you mean max_run?"),
     "an unknown name like none": (
         "checkpoint: {uri: /runs, x: 1}",
-        "checkpoint.x: unknown; known here are uri, interval, keep, signing",
+        "checkpoint.x: unknown; known here are uri, interval, keep, signing, folder",
     ),
     "an unknown name at the top": ("limit: {}", "limit: unknown; did you mean limits?"),
     "an unknown name of a market": (
