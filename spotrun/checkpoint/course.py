@@ -62,6 +62,10 @@ class Course:
             self._components.restore_randomness(self.pending)
             self.pending = None
 
+    def note(self) -> None:
+        """Keeps what it takes to save this boundary a while after it."""
+        self.mark = Mark(self._components, self.position)
+
     def begin_epoch(self) -> None:
         """An epoch begins, or is gone through again up to where it was."""
         position, pending = self.position, self.pending
@@ -74,7 +78,7 @@ class Course:
         position.inside, position.feed, position.name, position.passed = True, None, "", {}
         position.randomness = capture_global()
         if self.pending is None:
-            self.mark = Mark(self._components, position)
+            self.note()
 
     def end_epoch(self) -> None:
         """An epoch is over."""
@@ -118,7 +122,7 @@ class Course:
         position = self.position
         position.passed[position.name] = capture_global()
         if position.feed is None or not position.feed.keeps_state:
-            self.mark = Mark(self._components, position)
+            self.note()
         elif self.mark is not None and self.mark.key != position.key:
             self.mark = None  # what such a loader says after its end may be about its next pass
 
@@ -126,7 +130,7 @@ class Course:
         """A boundary. Marks cost more than some steps do, so not each gets one."""
         feed = self.position.feed
         if self.watchful or (feed is not None and feed.keeps_state and feed.is_over):
-            self.mark = Mark(self._components, self.position)
+            self.note()
 
     def stream(self, loader: Any, name: str, *, replay: bool) -> Stream[Any]:
         """Opens an endless source beside the loop, where it was if it was saved."""
@@ -151,11 +155,13 @@ class Course:
             self._tell(f"stream {name}", stream.feed)
         return tree
 
-    def capturing(self) -> Callable[[], dict[str, Any]] | None:
-        """Gives the state of the last boundary, if it is still there; None if something was trained since."""
-        if self.pending is not None or self.mark is None:
+    def still(self) -> tuple[tuple[Any, ...] | None, Callable[[], dict[str, Any]]] | None:
+        """Key and capture of the last boundary, if its state is still there; None if something was trained since."""
+        if self.pending is not None:
+            return self.key, self.capture  # the loop is not where it was
+        if self.mark is None or not self.mark.is_intact(self.position):
             return None
-        return self.mark.capture if self.mark.is_intact(self.position) else None
+        return self.mark.key, self.mark.capture
 
     def _tell(self, name: str, feed: Feed) -> None:
         for warning in feed.warnings:

@@ -66,12 +66,16 @@ class Keeper:
             return None
         return max(0.0, (self._notice.deadline - self._clock.now()).total_seconds())
 
+    def recall(self, saved: tuple[Any, ...] | None) -> None:
+        """The loop has not begun, and the state of this key is committed."""
+        self._saved = self._saved or saved
+
     def begin(self, saved: tuple[Any, ...] | None) -> None:
         """The loop begins, from the state of this key if it was restored."""
         deaf = self._orders.listen()
         if deaf:
             self._reporter.warn(deaf)
-        self._saved = saved
+        self._saved = self._saved or saved
         self._last_s = self._clock.monotonic()
 
     def want(self, *, wait: bool, now: bool = False) -> None:
@@ -107,11 +111,12 @@ class Keeper:
         self._saver.prepare(boundary.capture if boundary.steady else None)
         self._reporter.write()
 
-    def look(self, boundary: Boundary | None) -> bool:
+    def look(self, boundary: Boundary | None, *, untrained: bool = False) -> bool:
         """Somewhere between two boundaries: carries out what was ordered, as far as that can be done here.
 
         Args:
             boundary: the last one, if its state is still there; None if only the next one can be saved.
+            untrained: there was none yet: what was built would be built again, so there is nothing to save.
 
         Returns:
             Whether the state of this boundary is committed, or on its way, because of an order.
@@ -122,6 +127,8 @@ class Keeper:
         self._hear()
         if (self._ending is None and self._notice is None) or not self._agreement.at_once:
             return False
+        if untrained and self._ending is not None:
+            self._end(self._ending, "nothing was trained yet")
         if boundary is None:
             return False
         self.pass_by(boundary)
@@ -209,7 +216,7 @@ class Keeper:
         """Takes in an order that has come."""
         order = self._orders.poll()
         if isinstance(order, Stop):
-            self._ending = order
+            self._ending = self._ending or order
         elif isinstance(order, Notice):
             self._notice = self._untold = order
             self._saves_under_notice = 0
@@ -265,15 +272,16 @@ class Keeper:
 
     def _stop(self, boundary: Boundary, order: Stop) -> NoReturn:
         self._wait(boundary)
-        chained = self._orders.chained()
         if self._saved != boundary.key:
             last = self._reporter.progress.last_commit
-            say(
-                f"{order.why}: step {boundary.step} could NOT be saved; the last commit is of step {last and last.step}"
-            )
-        else:
-            how = "the same command goes on from there" if order.exit_code else "the job goes on from there"
-            say(f"{order.why}: saved at step {boundary.step}; {how}")
+            kept = f"the last commit is of step {last and last.step}"
+            self._end(order, f"step {boundary.step} could NOT be saved; {kept}")
+        who = "the same command" if order.exit_code else "the job"
+        self._end(order, f"saved at step {boundary.step}; {who} goes on from there")
+
+    def _end(self, order: Stop, what: str) -> NoReturn:
+        chained = self._orders.chained()
+        say(f"{order.why}: {what}")
         self._orders.release()
         self._agreement.leave(None)
         self._close()

@@ -192,6 +192,7 @@ class Run:
         self._expect(count)
         self._begin()
         self._course.arrive()
+        self._course.note()
         try:
             while not self._position.finished and self._position.step < count:
                 yield self._position.step
@@ -232,6 +233,35 @@ class Run:
         if not self._loop:
             self._begin()
             self._pass_by()
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the announced end of this machine, in job time; None if none is announced."""
+        return self._parts.keeper.time_left_s if os.getpid() == self._owner else None
+
+    def checkpoint_if_needed(self) -> bool:
+        """For long work between two steps, or before the first: saves if the machine is about to go. Cheap otherwise.
+
+        Call it as often as convenient, e.g. for each batch of an evaluation. What is saved is the state of the last
+        boundary between two steps, with the randomness and the flags that it had: a resume evaluates anew. Where
+        weights, gradients or buffers have changed since, only the next boundary can be saved, and will be.
+
+        Returns:
+            Whether a notice or a stop was heard, and the last boundary is committed or on its way.
+
+        Raises:
+            SystemExit: the training was asked to end, and is saved.
+        """
+        keeper = self._parts.keeper
+        if os.getpid() != self._owner or keeper.done:
+            return False
+        if not self._began:
+            if self._course.pending is None:
+                return keeper.look(None, untrained=True)
+            keeper.recall(self._course.restored_key)
+        self._course.watchful = True
+        state = self._course.still()
+        return keeper.look(Boundary(self._position.step, *state) if state else None)
 
     def log(self, **values: Any) -> None:
         """Adds numbers to the line of this step in metrics.jsonl; `loss` is also shown in the progress."""

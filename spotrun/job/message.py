@@ -75,6 +75,7 @@ class Commit(_Document):
     stall_s: float = 0.0  # how long the loop was blocked for it
     size_bytes: int = 0
     on_notice: bool = False
+    margin_s: float | None = None  # under a notice: from `at` to the announced end; negative if it came too late
 
 
 class Progress(_Document):
@@ -97,11 +98,13 @@ class Progress(_Document):
     guarantee: str = ""  # what a resume of this run restores exactly, in one sentence
     warnings: tuple[str, ...] = ()
     output_bytes: int | None = None  # printed so far; told by the agent, of a command that has told nothing of itself
+    folder_changes: int | None = None  # seen so far in the folder that the agent keeps for such a command
 
     @property
     def told(self) -> bool:
-        """Whether this is the training's own word; if not, it is what the agent sees of a command that never attached."""
-        return self.output_bytes is None
+        """Whether this is the training's own word, or what its folder says; if not, it is what the agent sees of a command
+        that never attached and of which nothing is saved."""
+        return self.output_bytes is None or self.folder_changes is not None
 
 
 class Ask(str, Enum):

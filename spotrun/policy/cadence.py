@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Protocol
 
-__all__ = ["INTERVAL_MAX_S", "INTERVAL_MIN_S", "MTBI_S", "Cadence", "FixedInterval", "YoungDaly", "notice_save_due"]
+__all__ = [
+    "INTERVAL_MAX_S",
+    "INTERVAL_MIN_S",
+    "MTBI_S",
+    "Cadence",
+    "FixedInterval",
+    "YoungDaly",
+    "notice_save_due",
+    "save_fits",
+]
 
 # Of single zones in recorded spot traces, up-runs last 0.7 to 10 h in the mean; a job that knows nothing better assumes
 # a restless zone, as saving twice as often as needed costs little and half as often costs work.
@@ -31,6 +40,14 @@ INTERVAL_MAX_S = 3600.0
 # the last, and some seconds, because the notice's deadline is itself not exact to the second.
 _DURABLE_FACTOR = 1.5
 _DEADLINE_MARGIN_S = 5.0
+
+# Where saves take longer than the interval that was asked for, the store is given this much of a rest between them:
+# without it, each save would find the one before in its way, and the network would never be free for the data.
+_REST_FACTOR = 1.5
+
+# With nothing in its way a save is begun under a notice although it seems too slow by up to this factor: what was measured
+# was measured beside a training, the save may be smaller than the last, and deadlines are met early at times.
+_HOPE = 0.5
 
 
 class Cadence(Protocol):
@@ -58,7 +75,7 @@ class FixedInterval:
         _check_positive("every_s", self.every_s)
 
     def interval_s(self, *, stall_s: float, durable_s: float = 0.0) -> float:  # noqa: ARG002  the user chose
-        return max(self.every_s, durable_s)
+        return max(self.every_s, _REST_FACTOR * durable_s)
 
     def due(self, *, now_s: float, last_save_s: float, stall_s: float, durable_s: float = 0.0) -> bool:
         return now_s - last_save_s >= self.interval_s(stall_s=stall_s, durable_s=durable_s)
@@ -80,7 +97,7 @@ class YoungDaly:
 
     def interval_s(self, *, stall_s: float, durable_s: float = 0.0) -> float:
         best = sqrt(2 * max(0.0, stall_s) * self.mean_time_between_interruptions_s)
-        return max(min(max(best, self.minimum_s), self.maximum_s), durable_s)
+        return max(min(max(best, self.minimum_s), self.maximum_s), _REST_FACTOR * durable_s)
 
     def due(self, *, now_s: float, last_save_s: float, stall_s: float, durable_s: float = 0.0) -> bool:
         return now_s - last_save_s >= self.interval_s(stall_s=stall_s, durable_s=durable_s)
@@ -103,6 +120,21 @@ def notice_save_due(*, now_s: float, deadline_s: float, saves: int, durable_s: f
     left_s = deadline_s - now_s
     needed_s = _DURABLE_FACTOR * durable_s + _DEADLINE_MARGIN_S
     return saves == 1 and needed_s <= left_s < needed_s + max(step_s, 0.0)
+
+
+def save_fits(*, left_s: float, durable_s: float, in_flight_s: float | None) -> bool:
+    """Whether a save that begins now is worth beginning with so little time left.
+
+    If not, a save that is in flight is better left alone: its state is older, but it will be there.
+
+    Args:
+        left_s: until the machine may be gone.
+        durable_s: how long the last save took to become durable; zero if none has.
+        in_flight_s: how long ago the save began that would have to end first; None if there is none.
+    """
+    if in_flight_s is None:
+        return left_s >= _HOPE * durable_s
+    return left_s >= max(0.0, durable_s - in_flight_s) + durable_s
 
 
 def _check_positive(name: str, value: float) -> None:

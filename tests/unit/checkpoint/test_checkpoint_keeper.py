@@ -110,16 +110,38 @@ def test_without_an_interval_the_policy_decides(store: Failing, hands: Hands) ->
 
 
 def test_a_save_in_flight_is_not_overtaken(store: Failing, hands: Hands) -> None:
-    """The store is slow: saves that are due wait for the next boundary after it, and training goes on."""
+    """The store is slow: training goes on, the interval becomes one and a half times a save, and the user is told once."""
     run = spotrun.attach(name="x", interval=10)
-    for number in run.steps(6):
+    for number in run.steps(20):
         if number == 0:
             store.open.clear()
+        if number > 4:
+            settled(run)
         hands.sleep(10)
         if number == 4:
             store.open.set()
             settled(run)
-    assert steps_saved(store) == [1, 5, 6]
+    assert steps_saved(store) == [1, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    assert run._parts.reporter.progress.warnings == (
+        (
+            "a save takes 40 s, and one every 10 s was asked for: saving every 60 s instead, and more often again when the "
+            "store is faster"
+        ),
+    )
+
+
+def test_a_save_that_was_asked_for_waits_for_the_one_in_flight(store: Failing, hands: Hands) -> None:
+    """Asked for at every step of a slow store: one is being written, one is pending, and the loop stands still for none."""
+    run = spotrun.attach(name="x", interval=3600)
+    for number in run.steps(6):
+        if number == 0:
+            store.open.clear()
+        run.save()
+        if number == 3:
+            store.open.set()
+            settled(run)
+    assert steps_saved(store)[:2] == [1, 4]
+    assert steps_saved(store)[-1] == 6
 
 
 def test_the_same_state_is_never_saved_twice(store: Failing) -> None:
