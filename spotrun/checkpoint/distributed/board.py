@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from torch._C._distributed_c10d import Store
+import torch.distributed as dist
 
 from spotrun.clock import Clock, SystemClock
 from spotrun.errors import CheckpointError
@@ -23,7 +23,7 @@ __all__ = ["Board", "Place"]
 _BEAT_S = 1.0  # wall time between two signs of life
 _LOOK_S = (0.002, 0.1)  # wall time between looks for a message: at first, and after a while
 _LONGEST_S = 6 * 3600.0  # wall time that anything is waited for, however alive its sender: the slowest upload
-_PIECE_BYTES = 512 << 10  # of a message; stores have limits of their own
+_PIECE_CHARACTERS = 512 << 10  # of a message; stores have limits of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ class Board:
         silence_s: wall time without a beat after which a process counts as dead.
     """
 
-    def __init__(self, store: Store, place: Place, *, silence_s: float, wall: Clock | None = None) -> None:
+    def __init__(
+        self, store: dist.distributed_c10d.Store, place: Place, *, silence_s: float, wall: Clock | None = None
+    ) -> None:
         self.place = place
         self.silence_s = silence_s
         self._store = store
@@ -63,8 +65,8 @@ class Board:
         Raises:
             CheckpointError: the store is gone, with the process that held it.
         """
-        data = json.dumps(message, separators=(",", ":")).encode()
-        pieces = [data[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES)]
+        data = json.dumps(message, separators=(",", ":"))  # ASCII
+        pieces = [data[start : start + _PIECE_CHARACTERS] for start in range(0, len(data), _PIECE_CHARACTERS)]
         with _translated("could not be told to the others"):
             for number, piece in enumerate(pieces):
                 self._store.set(f"{key}/{number}", piece)

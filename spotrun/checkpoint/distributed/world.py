@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
 
 from spotrun.checkpoint.distributed.board import Board, Place
 from spotrun.errors import CheckpointError
@@ -55,5 +54,5 @@ def join_world(*, announced: int, silence: timedelta) -> World | None:
     met = dist.distributed_c10d._get_default_store()
     # The store outlives a restart of the processes under torchrun, and a process may attach more than once.
     number = met.add(f"spotrun/attached/{place.rank}", 1)
-    store = PrefixStore(f"spotrun/{number}", met)
+    store = dist.distributed_c10d.PrefixStore(f"spotrun/{number}", met)
     return World(place, Board(store, place, silence_s=silence.total_seconds()), group)
