@@ -16,7 +16,7 @@ from spotrun.checkpoint.commit import SoleCommitter
 from spotrun.checkpoint.keeper import Keeper
 from spotrun.checkpoint.order import Orders
 from spotrun.checkpoint.report import Reporter, say
-from spotrun.checkpoint.restore import Restored, newest_whole
+from spotrun.checkpoint.restore import Restored, resume
 from spotrun.checkpoint.run import Parts, Run
 from spotrun.checkpoint.saver import Saver
 from spotrun.checkpoint.settings import Interval, Settings, read_settings
@@ -94,10 +94,8 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
     lineage = Lineage(
         store, attempt=settings.attempt, writer=settings.writer, clock=settings.clock, signing=settings.signing
     )
-    restored = _claim_and_read(store, lineage, reporter)
+    restored = _claim_and_resume(store, lineage, components, reporter)
     if restored is not None:
-        for warning in components.prepare(restored.tree)():
-            reporter.warn(warning)
         reporter.set(step=restored.entry.step, resumed_from=restored.entry.step)
         restored = restored.without_tensors()
     _announce(settings, lineage, restored)
@@ -120,7 +118,9 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
     return Run(Parts(components, keeper, reporter, settings.clock, total_steps, restored))
 
 
-def _claim_and_read(store: BlobStore, lineage: Lineage, reporter: Reporter) -> Restored | None:
+def _claim_and_resume(
+    store: BlobStore, lineage: Lineage, components: Components, reporter: Reporter
+) -> Restored | None:
     try:
         commits = lineage.claim()
     except Fenced as err:
@@ -129,13 +129,15 @@ def _claim_and_read(store: BlobStore, lineage: Lineage, reporter: Reporter) -> R
     for entry in lineage.log:
         if isinstance(entry, DamagedEntry):
             reporter.warn(f"{entry.error}; if it was a commit, the one before it is used")
-    restored = newest_whole(store, commits)
+    restored = resume(store, commits, components)
+    for warning in restored.warnings if restored else ():
+        reporter.warn(warning)
     for error in restored.damaged if restored else ():
         reporter.warn(f"{error}; an older commit is used instead: step {restored.entry.step}")  # type: ignore[union-attr]
     return restored
 
 
-def _known(lineage: Lineage, restored: Restored | None) -> dict[str, BlobRef]:
+def _known(lineage: Lineage, restored: Restored | None) -> Mapping[str, BlobRef]:
     """What need not be uploaded again: the blobs of the commit resumed from, if it is the newest without a doubt."""
     if restored and all(isinstance(entry, ClaimEntry) for entry in lineage.log[restored.entry.seq :]):
         return restored.blobs

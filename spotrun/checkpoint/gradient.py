@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from spotrun.checkpoint.model import Load
+from spotrun.checkpoint.stored import StoredTensor
 from spotrun.errors import CheckpointError
 
 __all__ = ["GradientWatch", "prepare_gradients"]
@@ -77,7 +78,9 @@ class GradientWatch:
         )
 
 
-def prepare_gradients(parameters: Mapping[str, torch.nn.Parameter], saved: Mapping[str, torch.Tensor]) -> Load:
+def prepare_gradients(
+    parameters: Mapping[str, torch.nn.Parameter], saved: Mapping[str, torch.Tensor | StoredTensor]
+) -> Load:
     """Checks that saved gradients fit, changing nothing, and returns the function that sets them.
 
     Raises:
@@ -86,11 +89,16 @@ def prepare_gradients(parameters: Mapping[str, torch.nn.Parameter], saved: Mappi
     for name, gradient in saved.items():
         if name not in parameters or parameters[name].shape != gradient.shape:
             raise CheckpointError(f"the checkpoint holds a gradient of {name}, which fits no parameter of this model")
+        if isinstance(gradient, StoredTensor):
+            gradient.place(parameters[name].device, like=parameters[name])
 
     def load() -> None:
         for name, parameter in parameters.items():
             gradient = saved.get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+            if isinstance(gradient, StoredTensor):
+                parameter.grad = gradient.take()
+            else:
+                parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
     return load
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from spotrun.checkpoint.stored import StoredTensor, put
 from spotrun.errors import CheckpointError, NotCapturable
 
 __all__ = ["canonical", "capture_model", "named_parameters", "prepare_model"]
@@ -53,6 +54,8 @@ def capture_model(model: torch.nn.Module, path: str) -> tuple[dict[str, Any], di
 def prepare_model(model: torch.nn.Module, state: Mapping[str, Any], frozen: Mapping[str, Any], path: str) -> Load:
     """Checks that a saved state fits, changing nothing, and returns the function that loads it.
 
+    Stored tensors are told to go into the model's own memory; they must be read before that function is called.
+
     Raises:
         CheckpointError: parameters or buffers differ in name, shape or dtype; it names them.
     """
@@ -71,12 +74,20 @@ def prepare_model(model: torch.nn.Module, state: Mapping[str, Any], frozen: Mapp
     problems += [f"{path}.{name} has no set_extra_state now" for name in state["extra"] if name not in modules]
     if problems:
         raise CheckpointError("the checkpoint does not fit this model:\n  " + "\n  ".join(problems))
+    for name, parameter in parameters.items():
+        if isinstance(saved[name], StoredTensor):
+            saved[name].offer(parameter)
+    for name, value in state["buffers"].items():
+        owner, _, leaf = name.rpartition(".")
+        if isinstance(value, StoredTensor):
+            _offer_buffer(modules[owner], leaf, value)
 
     def load() -> None:
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
-                parameter.requires_grad_(name not in frozen)
+                put(saved[name], parameter)
+                if parameter.requires_grad is (name in frozen):
+                    parameter.requires_grad_(name not in frozen)
             for name, value in state["buffers"].items():
                 owner, _, leaf = name.rpartition(".")
                 _set_buffer(modules[owner], leaf, value)
@@ -106,13 +117,26 @@ def _named_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {canonical(name): value for name, value in model.named_buffers(remove_duplicate=False)}
 
 
-def _set_buffer(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+def _offer_buffer(module: torch.nn.Module, name: str, value: StoredTensor) -> None:
+    now = module._buffers[name]
+    if now is not None:
+        value.offer(now)
+    if not value.is_offered:
+        value.place(_device_of_buffer(module, name, value.device))
+
+
+def _set_buffer(module: torch.nn.Module, name: str, value: torch.Tensor | StoredTensor) -> None:
     now = module._buffers[name]
     if now is not None and now.shape == value.shape and now.dtype == value.dtype:
-        now.copy_(value)
+        put(value, now)
         return
-    device = now.device if now is not None else next((p.device for p in module.parameters()), value.device)
-    module._buffers[name] = value.to(device).clone()
+    device = _device_of_buffer(module, name, value.device)
+    module._buffers[name] = value.take().to(device) if isinstance(value, StoredTensor) else value.to(device).clone()
+
+
+def _device_of_buffer(module: torch.nn.Module, name: str, otherwise: torch.device) -> torch.device:
+    now = module._buffers[name]
+    return now.device if now is not None else next((p.device for p in module.parameters()), otherwise)
 
 
 def _extra_states(model: torch.nn.Module) -> dict[str, Any]:

@@ -8,11 +8,13 @@ parameter lose their digits. Neither can happen here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from spotrun.checkpoint.model import Load
+from spotrun.checkpoint.stored import StoredArray, StoredTensor, stored_in
 from spotrun.errors import CheckpointError, NotCapturable
 
 __all__ = ["capture_optimizer", "changed_defaults", "overrides_state", "prepare_optimizer"]
@@ -75,6 +77,9 @@ def prepare_optimizer(
 ) -> Load:
     """Checks that a saved state fits, changing nothing, and returns the function that loads it.
 
+    Stored tensors are told to go into the state's own memory, or beside the parameters where there is none yet; they
+    must be read before that function is called.
+
     Raises:
         CheckpointError: the optimizer is of another class, or its groups hold other parameters; it names them.
     """
@@ -90,23 +95,91 @@ def prepare_optimizer(
     if problems:
         raise CheckpointError("the checkpoint does not fit this optimizer:\n  " + "\n  ".join(problems))
 
+    entries = [
+        _Entry(
+            parameter=parameter,
+            saved=saved["state"][name],
+            now=optimizer.state.get(parameter, {}),
+            device=device,
+            step_on_device=bool(options.get("capturable") or options.get("fused")),
+        )
+        for group, was, members in zip(optimizer.param_groups, saved["groups"], named, strict=True)
+        for options in ({**group, **was["options"]},)
+        for device, (name, parameter) in zip(_devices(was, members), members.items(), strict=True)
+        if name in saved["state"]
+    ]
+    for entry in entries:
+        entry.expect()
+
     def load() -> None:
+        states = [(entry.parameter, entry.loaded()) for entry in entries]
         optimizer.state.clear()
-        for group, was, members in zip(optimizer.param_groups, saved["groups"], named, strict=True):
+        optimizer.state.update(states)
+        for group, was in zip(optimizer.param_groups, saved["groups"], strict=True):
             for key, value in was["options"].items():
                 _set_option(group, key, value)
-            devices = {entry["name"]: entry["device"] for entry in was["parameters"]}
-            on_device = bool(group.get("capturable") or group.get("fused"))
-            for name, parameter in members.items():
-                if name in saved["state"]:
-                    optimizer.state[parameter] = {
-                        key: _placed(value, parameter, devices[name], stays=key == "step" and not on_device)
-                        for key, value in saved["state"][name].items()
-                    }
-        entries: dict[Any, Any] = optimizer.state
-        entries.update(saved["shared"])
+        everything: dict[Any, Any] = optimizer.state
+        everything.update(saved["shared"])
 
     return load
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """The state of one parameter.
+
+    Attributes:
+        saved: what was saved.
+        now: what the optimizer has now, if anything.
+        device: the type of device that the parameter was on when saved.
+        step_on_device: whether the optimizer wants its count of steps beside the parameter.
+    """
+
+    parameter: torch.Tensor
+    saved: Mapping[str, Any]
+    now: Mapping[str, Any]
+    device: str
+    step_on_device: bool
+
+    def expect(self) -> None:
+        """Tells stored tensors where they belong."""
+        for key, value in self.saved.items():
+            now = self.now.get(key)
+            for stored in stored_in(value):
+                target = self._device(stored, key)
+                if stored is value and isinstance(now, torch.Tensor) and now.device == target:
+                    stored.offer(now)
+                stored.place(target, like=self.parameter if target == self.parameter.device else None)
+
+    def loaded(self) -> dict[str, Any]:
+        """The state with every tensor where the optimizer expects it: beside the parameter, as it was when saved."""
+        return {key: self._loaded(value, key) for key, value in self.saved.items()}
+
+    def _loaded(self, value: Any, key: str) -> Any:
+        if isinstance(value, StoredTensor):
+            now = self.now.get(key)
+            return value.take(now if isinstance(now, torch.Tensor) else None)
+        if isinstance(value, StoredArray):
+            return value.array()
+        if isinstance(value, torch.Tensor):
+            return value.to(self._device(value, key), copy=True)
+        if isinstance(value, list):
+            return [self._loaded(item, key) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self._loaded(item, key) for item in value)
+        if isinstance(value, dict):
+            return {name: self._loaded(item, key) for name, item in value.items()}
+        return value
+
+    def _device(self, value: torch.Tensor | StoredTensor, key: str) -> torch.device:
+        stays = key == "step" and not self.step_on_device
+        beside = value.device.type != "cpu" or (self.device == "cpu" and not stays)
+        return self.parameter.device if beside else value.device
+
+
+def _devices(saved: Mapping[str, Any], members: Mapping[str, torch.Tensor]) -> list[str]:
+    devices = {entry["name"]: entry["device"] for entry in saved["parameters"]}
+    return [devices[name] for name in members]
 
 
 def _named(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[dict[str, torch.Tensor]]:
@@ -139,17 +212,3 @@ def _set_option(group: dict[str, Any], key: str, value: Any) -> None:
             now.copy_(value)  # in place: a graph that was captured reads the rate from this very tensor
     else:
         group[key] = value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _placed(value: Any, parameter: torch.Tensor, device: str, *, stays: bool) -> Any:
-    """A value of the state where the optimizer expects it: beside the parameter, as it was when saved."""
-    if isinstance(value, torch.Tensor):
-        beside = value.device.type != "cpu" or (device == "cpu" and not stays)
-        return value.to(parameter.device, copy=True) if beside else value.clone()
-    if isinstance(value, list):
-        return [_placed(item, parameter, device, stays=stays) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_placed(item, parameter, device, stays=stays) for item in value)
-    if isinstance(value, dict):
-        return {key: _placed(item, parameter, device, stays=stays) for key, item in value.items()}
-    return value

@@ -29,6 +29,7 @@ from spotrun.checkpoint.randomness import (
     restore_generators,
     restore_global,
 )
+from spotrun.checkpoint.stored import materialized
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import CheckpointError, NotCapturable
 
@@ -106,8 +107,11 @@ class Components:
             flatten(capture_optimizer(optimizer, self._parameter_names(), name), name)
         flatten(self.capture())
 
-    def prepare(self, saved: Mapping[str, Any]) -> Callable[[], list[str]]:
+    def prepare(self, saved: dict[str, Any]) -> Callable[[], list[str]]:
         """Checks that a saved state fits, changing nothing, and returns the function that loads it.
+
+        Tensors of `saved` that are not read yet are told where to go, and must be read before that function is called;
+        then it puts real ones in their place wherever they are not part of a model or an optimizer's state.
 
         That function returns warnings. It leaves randomness alone: see `restore_randomness`.
 
@@ -137,6 +141,7 @@ class Components:
         loads.append(prepare_gradients(self._parameters(), saved["gradients"]))
 
         def load() -> list[str]:
+            _materialize_rest(saved)
             warnings = []
             for name, optimizer in self.optimizers.items():
                 warnings += changed_defaults(optimizer, saved["optimizers"][name], name)
@@ -187,6 +192,17 @@ def group_of(name: str) -> str:
     """The group of a tensor in the tree: what changes rarely and what changes at every step lie in blobs apart."""
     top = name.partition(".")[0]
     return top if top in ("frozen", "models", "optimizers", "gradients") else "rest"
+
+
+def _materialize_rest(saved: dict[str, Any]) -> None:
+    memo: dict[int, torch.Tensor] = {}
+    for model in saved["models"].values():
+        model["extra"] = materialized(model["extra"], memo)
+    for optimizer in saved["optimizers"].values():
+        for part in optimizer.keys() - {"state"}:
+            optimizer[part] = materialized(optimizer[part], memo)
+    for kind in saved.keys() - {"frozen", "models", "optimizers", "gradients"}:
+        saved[kind] = materialized(saved[kind], memo)
 
 
 def _sort(name: str, value: Any, kinds: dict[str, dict[str, Any]]) -> None:

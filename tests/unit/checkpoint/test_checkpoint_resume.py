@@ -169,11 +169,12 @@ def test_losing_any_part_is_noticed(
     """Ablation: the comparison above would have caught a capture that forgets this part."""
     until(tmp_path, 11)
 
-    def forgetful(*arguments: Any) -> Restored | None:
-        restored = newest_whole(*arguments)
+    def forgetful(store: Any, commits: Any, components: Any) -> Restored | None:
+        restored = newest_whole(store, commits)
         assert restored is not None
         LOSSES[lost](restored.tree)
+        components.prepare(restored.tree)()
         return restored
 
-    monkeypatch.setattr(attachment, "newest_whole", forgetful)
+    monkeypatch.setattr(attachment, "resume", forgetful)
     assert resumed(tmp_path).digests() != reference.digests
