@@ -15,6 +15,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from spotrun.errors import StoreDenied, StoreError, StoreFull, StoreMissing, StoreUnavailable
@@ -114,6 +115,14 @@ class FileStore:
         top = self._path(folder) if folder else self.root
         with self._translated(f"cannot list {top}"):
             return sorted(key for key in self._walk(top) if key.startswith(prefix))
+
+    def modified(self, prefix: str) -> dict[str, datetime]:
+        """See `spotrun.store.collection.Dated.modified`."""
+        times: dict[str, datetime] = {}
+        for key in self.list(prefix):
+            with contextlib.suppress(OSError):  # removed since the listing
+                times[key] = datetime.fromtimestamp(self._path(key).stat().st_mtime, timezone.utc)
+        return times
 
     def delete(self, key: str) -> None:
         """See `BlobStore.delete`."""
