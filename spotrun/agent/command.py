@@ -6,6 +6,7 @@ agent, so that the machine's end takes all of them at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -90,7 +91,30 @@ class Command:
     def hears_sigterm(self) -> bool:
         """Whether SIGTERM is a message to the main process, not its end: it has a handler, and it is no launcher.
         False where the system does not tell (not Linux)."""
-        return self._process is not None and _catches_sigterm(self._process.pid) and not _launches(self._process.pid)
+        if self._process is None:
+            return False
+        return _catches(self._process.pid, signal.SIGTERM) and not _ranks(self._process.pid)
+
+    def tell(self, number: signal.Signals) -> bool:
+        """Sends a signal to whoever has a handler for it: the main process, or the ranks that it has launched. Nobody else
+        gets it: loader workers inherit handlers that are not meant for them. Tells whether anybody got it."""
+        if self._process is None or self.ended():
+            return False
+        heard = [pid for pid in _ranks(self._process.pid) or [self._process.pid] if _catches(pid, number)]
+        for pid in heard:
+            with contextlib.suppress(ProcessLookupError):  # a rank that is over
+                os.kill(pid, number)
+        return bool(heard)
+
+    def processes(self) -> list[int]:
+        """The ids of the main process and of all that descend from it now."""
+        if self._process is None or self._process.returncode is not None:
+            return []
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+        return [self._process.pid, *(child.pid for child in children)]
 
     def terminate(self) -> None:
         """Sends SIGTERM to the main process and to nobody else: loader workers must live for the save to finish."""
@@ -124,24 +148,24 @@ class Command:
                 self._log.feed(data)
 
 
-def _catches_sigterm(pid: int) -> bool:
+def _catches(pid: int, number: signal.Signals) -> bool:
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return False
     for line in status.splitlines():
         if line.startswith("SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
 
 
-def _launches(pid: int) -> bool:
-    """Whether the process has started the ranks of a training: torchrun and its kind set LOCAL_RANK for them. They take
+def _ranks(pid: int) -> list[int]:
+    """The ranks of a training that the process has started: torchrun and its kind set LOCAL_RANK for them. Launchers take
     SIGTERM as the order to end them all, 30 s later by force."""
     try:
         process = psutil.Process(pid)
-        return "LOCAL_RANK" not in process.environ() and any(
-            "LOCAL_RANK" in child.environ() for child in process.children()
-        )
+        if "LOCAL_RANK" in process.environ():
+            return []
+        return [child.pid for child in process.children() if "LOCAL_RANK" in child.environ()]
     except psutil.Error:
-        return False  # it or a child is ending just now
+        return []  # it or a child is ending just now

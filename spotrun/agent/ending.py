@@ -16,6 +16,7 @@ class StopCause(Enum):
 
     ASKED = "asked"  # the controller wants it
     LEASE = "lease"  # the lease has run out
+    FENCED = "fenced"  # a newer attempt holds the run whose folder the agent keeps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +49,8 @@ def classify(
             return Outcome.STOPPED
         case StopCause.LEASE:
             return Outcome.LEASE_EXPIRED
+        case StopCause.FENCED:
+            return Outcome.FENCED
         case None:
             return Outcome.STOPPED if signalled and exit_code in _BY_SIGTERM else Outcome.FAILED
 

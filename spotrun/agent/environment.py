@@ -54,6 +54,10 @@ def _job_variables(config: AgentConfig) -> dict[str, str]:
     if checkpoint and checkpoint.signing:
         ((kind, name),) = checkpoint.signing.where().items()
         variables["SPOTRUN_SIGNING"] = f"{kind}={name}"  # where the key is, never the key
+    if checkpoint and checkpoint.folder:
+        variables["SPOTRUN_FOLDER"] = str(config.work_directory / checkpoint.folder.path)
+    if checkpoint and checkpoint.strict:
+        variables["SPOTRUN_STRICT"] = "1"
     if config.mtbi_s is not None:
         variables["SPOTRUN_MTBI_S"] = config.mtbi_s
     return variables

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from spotrun.agent.config import AgentConfig, at_least
+from spotrun.agent.folder.news import FolderNews
 from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
 from spotrun.clock import Clock
@@ -15,7 +17,12 @@ __all__ = ["Observation"]
 
 class Observation:
     """A training that has attached tells its progress. A command that has not is seen to run and to print: once it has
-    done so for longer than a start takes, it is taken to be at work since it was started. Thread-safe."""
+    done so for longer than a start takes, it is taken to be at work since it was started. Of one whose folder the agent
+    keeps, the folder tells. Thread-safe.
+
+    Attributes:
+        folder: gives the news of the folder; None if none is kept.
+    """
 
     def __init__(self, config: AgentConfig, *, clock: Clock, log: OutputLog) -> None:
         self._mailbox = Mailbox(config.scratch)
@@ -23,6 +30,7 @@ class Observation:
         self._log = log
         self._start_s = at_least(clock, config.timing.start_s, config.timing.start_wall_s)
         self._started_at: datetime | None = None
+        self.folder: Callable[[], FolderNews] | None = None
 
     def started(self) -> None:
         """Says that the command runs from now on."""
@@ -31,6 +39,8 @@ class Observation:
     def progress(self) -> Progress | None:
         """The progress at this moment; None before the command is started."""
         told, started_at = self._mailbox.progress(), self._started_at
+        if self.folder is not None:
+            return self._of_folder(self.folder())
         if told is not None or started_at is None:
             return told
         now = self._clock.now()
@@ -40,4 +50,26 @@ class Observation:
             at=now,
             training_at=started_at if at_work else None,
             output_bytes=self._log.received,
+        )
+
+    def _of_folder(self, news: FolderNews) -> Progress | None:
+        """A command is at work for as long as it runs; what of that is safe, its last commit says."""
+        if news.attached_at is None:
+            return None
+        now = self._clock.now()
+        return Progress(
+            phase=news.phase,
+            at=now,
+            step=news.step,
+            steps_here=max(0, news.step - (news.resumed_from or 0)),
+            resumed_from=news.resumed_from,
+            attached_at=news.attached_at,
+            training_at=news.training_at,
+            last_step_at=None if news.training_at is None else news.over_at or now,
+            commits=news.commits,
+            last_commit=news.last_commit,
+            guarantee="what the script makes of its folder, which is restored as it was committed",
+            warnings=news.warnings,
+            output_bytes=self._log.received,
+            folder_changes=news.changes,
         )

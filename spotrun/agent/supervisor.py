@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 from spotrun.agent.bell import Bell
@@ -19,15 +20,16 @@ from spotrun.agent.config import AgentConfig, at_least
 from spotrun.agent.courier import Courier
 from spotrun.agent.ending import Ending, StopCause, classify
 from spotrun.agent.environment import training_environment
+from spotrun.agent.folder import FolderKeeper
 from spotrun.agent.input import fetch_inputs
 from spotrun.agent.lease import Lease
 from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
-from spotrun.agent.notice import MetadataService, NoticeBoard, NoticeWatcher
+from spotrun.agent.notice import MetadataService, Notice, NoticeBoard, NoticeWatcher
 from spotrun.agent.output import output_files, upload_outputs
 from spotrun.agent.worker import Worker
 from spotrun.clock import Clock
-from spotrun.errors import SpecError, StoreError
+from spotrun.errors import CheckpointError, Fenced, SpecError, StoreError
 from spotrun.job.message import Ask, Exit, Outcome, Request
 from spotrun.store.blob import BlobStore
 from spotrun.units import format_duration
@@ -36,6 +38,8 @@ __all__ = ["Supervisor"]
 
 # A fenced attempt, or one whose controller is gone, must not replace what a newer attempt may be writing.
 _UPLOADS_AFTER = (Outcome.COMPLETED, Outcome.FAILED, Outcome.STOPPED)
+# A script that saved at a notice and ended is not at its end, whatever its exit code; but long after, it is its own.
+_AFTER_NOTICE_S = 60.0
 _JOIN_WALL_S = 5.0  # the watcher's longest answer, and some
 
 
@@ -64,8 +68,12 @@ class Supervisor:
             lease=self._lease,
             notices=self.notices,
         )
+        self._folder = _folder_keeper(config, store=store, clock=clock, log=self._log, bell=bell)
+        if self._folder is not None:
+            self._courier.observation.folder = self._folder.news
         self._background: list[Worker[Any]] = []
         self._stopping: StopCause | None = None
+        self._told_until: datetime | None = None  # an end of the command before this is due to our signal at a notice
 
     def run(self) -> bool:
         """Runs the attempt from its inputs to its exit record; tells whether that record was written.
@@ -85,6 +93,8 @@ class Supervisor:
             return courier.result()
         finally:
             self._command.kill()
+            if self._folder is not None:
+                self._folder.abandon()
             self._watcher.stop()
             watcher.join(_JOIN_WALL_S)
 
@@ -92,7 +102,7 @@ class Supervisor:
         try:
             argv = arguments(self._config.spec.command)
             inputs = self._fetch()
-            if inputs is None:
+            if inputs is None or not self._restore_folder():
                 return Ending(outcome=classify(None, stop=self._stopping, progress=None))
             self._log.say(f"attempt {self._config.attempt} starts {argv[0]}")
             self._command.start(
@@ -101,9 +111,13 @@ class Supervisor:
                 environment=training_environment(self._config, inputs),
             )
             self._courier.observation.started()
-        except (SpecError, StoreError) as err:
+        except Fenced as err:
+            self._log.say(f"the command was not started: {err}")
+            return Ending(outcome=Outcome.FENCED)
+        except (SpecError, StoreError, CheckpointError) as err:
             self._log.say(f"the command was not started: {err}")
             return Ending(outcome=Outcome.START_FAILED)
+        keeping = self._keep_folder()
         self._supervise()
         self._command.sweep()
         self._command.drain()
@@ -114,7 +128,53 @@ class Supervisor:
             progress=self._mailbox.progress(),
             signalled=self._command.signalled,
         )
+        if keeping is not None:
+            outcome = self._finish_folder(keeping, outcome)
         return Ending(outcome=outcome, exit_code=exit_code)
+
+    def _restore_folder(self) -> bool:
+        """The folder as it was committed last, if one is kept; False if the attempt had to stop before it was there."""
+        if self._folder is None:
+            return True
+        restoring = Worker("folder", self._folder.prepare, self._bell)
+        self._stopping = self._until(restoring.done, self._stop_cause)
+        if self._stopping is None:
+            restoring.result()
+        return self._stopping is None
+
+    def _keep_folder(self) -> Worker[None] | None:
+        if self._folder is None:
+            return None
+        self._folder.begin(self._command.processes)
+        keeping = Worker("folder", self._folder.run, self._bell)
+        self._background.append(keeping)
+        return keeping
+
+    def _finish_folder(self, keeping: Worker[None], outcome: Outcome) -> Outcome:
+        """Has what the command left committed; the outcome with what came of it."""
+        folder = self._folder
+        assert folder is not None
+        now = self._clock.now()
+        if self._told_until is not None and now < self._told_until and outcome in (Outcome.COMPLETED, Outcome.FAILED):
+            self._log.say("the command ended after it was told of the notice; another attempt goes on from its folder")
+            outcome = Outcome.STOPPED
+        folder.finish(clean=self._command.exit_code == 0)
+        self._courier.uploading = True
+        if self._stopping is StopCause.ASKED:
+            # The controller ends the machine 1.5 times the grace after it has asked; the last word must come before.
+            finished = self._within(self._grace_s() / 4, keeping.done)
+        else:
+            finished = self._until(keeping.done, self._lease_cause) is None
+        self._courier.uploading = False
+        if not finished:
+            folder.abandon()
+            self._log.say("there was no time to commit the folder's last state; the commit before it stands")
+        elif folder.fenced is not None:
+            return Outcome.FENCED
+        elif folder.problem is not None:
+            self._log.say(folder.problem)
+            return _worse(outcome)
+        return outcome
 
     def _fetch(self) -> dict[str, Path] | None:
         """The inputs; None if the attempt had to stop before they were there."""
@@ -136,6 +196,11 @@ class Supervisor:
         self._stopping = self._until(self._command.ended, self._stop_cause)
         if self._stopping is None:
             return
+        if self._stopping is StopCause.FENCED:
+            self._log.say("another attempt goes on with this run: the command is killed")
+            self._command.kill()
+            self._within(self._kill_s(), self._command.ended)
+            return
         self._ask_to_stop(self._stopping)
         if not self._within(self._grace_s(), self._command.ended):
             self._log.say("the command did not end in time and is killed; work after its last commit is lost")
@@ -155,6 +220,9 @@ class Supervisor:
         # written: afterwards the process may be on its way out, its handler gone.
         signals = self._command.hears_sigterm() or self._mailbox.progress() is None
         self._mailbox.ask(Request(ask=Ask.STOP, deadline=self._clock.now() + timedelta(seconds=grace_s)))
+        number = SIGTERM if self._folder is None else self._folder.signal
+        if number is not SIGTERM and self._command.tell(number):
+            self._within(grace_s / 2, self._command.ended)  # what it makes of that is the folder's keeper's to see
         if signals:
             self._command.terminate()
 
@@ -165,6 +233,9 @@ class Supervisor:
         self._courier.beat_now()
         if self._stopping is not None:
             return  # it is saving already
+        if self._folder is not None:
+            self._tell_of_notice(self._folder, notice)
+            return
         # A save is asked for, not an end, which SIGTERM would be without a handler, and to a launcher of ranks. A
         # deadline that became exact is no new notice: the training finds it in the request.
         signals = notice.first and self._command.hears_sigterm()
@@ -172,6 +243,23 @@ class Supervisor:
         if signals:
             self._command.terminate()
         self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
+
+    def _tell_of_notice(self, folder: FolderKeeper, notice: Notice) -> None:
+        """Has the script save, if it listens, and the folder committed as soon as it is whole."""
+        folder.notice(notice.deadline)
+        when = notice.deadline.isoformat(timespec="seconds")
+        if not notice.first:
+            self._log.say(f"notice: this machine may be gone at {when}")
+            return
+        name = folder.signal.name
+        if self._command.tell(folder.signal):
+            self._told_until = notice.deadline + timedelta(seconds=_AFTER_NOTICE_S)
+            self._log.say(f"notice: this machine may be gone at {when}; sent {name} to the command")
+        else:
+            self._log.say(
+                f"notice: this machine may be gone at {when}; the command has no handler for {name}, so nothing was sent: "
+                "what it writes to its folder until then is committed"
+            )
 
     def _upload(self, ending: Ending) -> Ending:
         """Uploads what the command left, if its end allows that; the ending with what came of it."""
@@ -233,6 +321,8 @@ class Supervisor:
         return True
 
     def _stop_cause(self) -> StopCause | None:
+        if self._folder is not None and self._folder.fenced is not None:
+            return StopCause.FENCED
         return StopCause.ASKED if self._lease.stop_reason is not None else self._lease_cause()
 
     def _lease_cause(self) -> StopCause | None:
@@ -246,6 +336,15 @@ class Supervisor:
 
     def _kill_s(self) -> float:
         return at_least(self._clock, 0.0, self._config.timing.kill_wall_s)
+
+
+def _folder_keeper(
+    config: AgentConfig, *, store: BlobStore, clock: Clock, log: OutputLog, bell: Bell
+) -> FolderKeeper | None:
+    checkpoint = config.spec.checkpoint
+    if checkpoint is None or checkpoint.folder is None:
+        return None
+    return FolderKeeper(config, checkpoint.folder, store=store, clock=clock, log=log, bell=bell)
 
 
 def _worse(outcome: Outcome) -> Outcome:

@@ -165,7 +165,8 @@ def _advanced(job: Job, attempt: Attempt, progress: Progress, at: datetime, *, u
 
 
 def _place(progress: Progress) -> tuple[object, ...]:
-    return progress.phase, progress.step, progress.commits, progress.last_commit, progress.output_bytes
+    signs = progress.output_bytes, progress.folder_changes
+    return progress.phase, progress.step, progress.commits, progress.last_commit, *signs
 
 
 def _refusals_elsewhere(job: Job, attempt: Attempt) -> tuple[Refusal, ...]:

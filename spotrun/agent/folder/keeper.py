@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from signal import Signals
 
 from spotrun.agent.bell import Bell
 from spotrun.agent.config import AgentConfig, at_least
@@ -74,9 +75,9 @@ class FolderKeeper:
         self.problem: str | None = None
 
     @property
-    def path(self) -> str:
-        """The folder."""
-        return str(self._config.work_directory / self._folder.path)
+    def signal(self) -> Signals:
+        """What the command is sent so that it saves."""
+        return Signals[self._folder.signal]
 
     def news(self) -> FolderNews:
         """What is known now. From any thread."""
