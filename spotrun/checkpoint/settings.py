@@ -74,6 +74,11 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
         SpecError: a value makes no sense.
     """
     environment = os.environ
+    if folder := environment.get("SPOTRUN_FOLDER"):
+        raise SpecError(
+            f"checkpoint.folder: this job's agent keeps {folder} for a script that does not use spotrun, and this script "
+            "calls spotrun.attach: both would write checkpoints of one run. Remove checkpoint.folder from the job file"
+        )
     asked = _interval(environment.get("SPOTRUN_INTERVAL"), "SPOTRUN_INTERVAL")
     common: dict[str, Any] = {
         "clock": clock_from_text(environment.get("SPOTRUN_CLOCK")),
