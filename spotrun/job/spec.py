@@ -8,36 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from spotrun.errors import SpecError
+from spotrun.job.checkpoint import Best, Checkpoint, Folder, Keep, Signing
 from spotrun.job.field import (
     Accelerator,
     CommandLine,
     Duration,
     Environment,
-    FolderPath,
     Inputs,
     InstanceTypes,
-    Interval,
     Name,
-    Patterns,
-    Place,
     Regions,
-    Tagged,
     Tags,
     Text,
     TraceFiles,
     Usd,
-    VariableName,
     Whole,
     between,
-    path_alone,
     wrong,
 )
-from spotrun.job.sentence import sentences
+from spotrun.job.section import Section
 from spotrun.units import write_duration
 
 __all__ = [
@@ -68,31 +61,6 @@ _DAY = timedelta(days=1)
 _NONE = timedelta(0)
 
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)  # pydantic gives it no public name
-
-
-class _InSentences(ModelMetaclass):
-    """Makes a spec written in Python fail in the same sentences as a job file. Inside of pydantic, where a section is
-    one part of a whole, nothing is called and errors keep their paths."""
-
-    if not TYPE_CHECKING:
-
-        def __call__(cls, *args, **kwargs):  # noqa: N805  a metaclass
-            try:
-                return super().__call__(*args, **kwargs)
-            except ValidationError as err:
-                raise SpecError(sentences(err, cls, section=cls.section)) from None
-
-
-class _Section(BaseModel, metaclass=_InSentences):
-    section: ClassVar[str] = ""  # its path in the job file
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
-
-
 class OnShortage(str, Enum):
     """What to do when there is no spot capacity."""
 
@@ -100,7 +68,7 @@ class OnShortage(str, Enum):
     ON_DEMAND = "on_demand"
 
 
-class Resources(_Section):
+class Resources(Section):
     """What a machine must have, and where it may be."""
 
     section: ClassVar[str] = "resources"
@@ -118,7 +86,7 @@ class Resources(_Section):
     """Machines that train together, launched and lost as one."""
 
 
-class Limits(_Section):
+class Limits(Section):
     """What may be spent, in time and money."""
 
     section: ClassVar[str] = "limits"
@@ -166,115 +134,7 @@ class Limits(_Section):
         return self
 
 
-class Best(_Section):
-    """Keeps the commits with the best value of a metric."""
-
-    section: ClassVar[str] = "checkpoint.keep.best"
-
-    metric: Text
-    """A name that the training gives to `run.log`."""
-
-    mode: Literal["min", "max"] = "min"
-    """Whether the smallest value is the best, or the largest."""
-
-    count: Annotated[Whole, Field(ge=1, le=1000)] = 1
-    """How many of the best to keep."""
-
-
-class Keep(_Section):
-    """Which commits survive: those that any of these asks for, and the newest always."""
-
-    section: ClassVar[str] = "checkpoint.keep"
-
-    last: Annotated[Whole, Field(ge=1, le=1000)] = 3
-    """How many of the newest commits to keep. Two or more leave one to fall back to if the newest is damaged."""
-
-    every_steps: Annotated[Whole, Field(ge=1)] | None = None
-    """Of each such span of steps the first commit, for good."""
-
-    every: Annotated[Duration, between(_MOMENT, _MAX_WAIT_MOST)] | None = None
-    """Of each such span of time the first commit, for good."""
-
-    best: Best | None = None
-    """The commits with the best value of a metric."""
-
-    tagged: Tagged = "all"
-    """`all` commits that have a tag, `none` of them for that, or the tags that keep."""
-
-
-class Signing(_Section):
-    """Signs the log, so that nobody without the key can forge or change a checkpoint. Exactly one place of a key."""
-
-    section: ClassVar[str] = "checkpoint.signing"
-
-    key_env: VariableName | None = None
-    """The variable that holds the key where the training runs; its value is never stored."""
-
-    key_file: Text | None = None
-    """The file that holds the key where the training runs."""
-
-    kms: Text | None = None
-    """Id, ARN or alias of an HMAC_256 key in AWS KMS."""
-
-    @model_validator(mode="after")
-    def _agree(self) -> Signing:
-        given = [name for name in ("key_env", "key_file", "kms") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise wrong(f"needs exactly one of key_env, key_file and kms, not {' and '.join(given) or 'none'}")
-        return self
-
-    def where(self) -> dict[str, str]:
-        """The one that is given, by its name."""
-        return {name: value for name, value in self.model_dump().items() if value is not None}
-
-
-class Folder(_Section):
-    """A folder that a script without spotrun writes its checkpoints to, and reads them from when it starts."""
-
-    section: ClassVar[str] = "checkpoint.folder"
-
-    path: FolderPath
-    """The folder, relative to the directory of submission and inside of it."""
-
-    done: Text | None = None
-    """Pattern of a file that the script writes last: what is in the folder is whole only after one was written."""
-
-    ignore: Patterns = ()
-    """Patterns of what is no part of a checkpoint: neither committed nor touched."""
-
-    growing: Patterns = ()
-    """Patterns of files that are appended to all the time, beside the usual ones: they are not waited for."""
-
-    quiet: Annotated[Duration, between(timedelta(milliseconds=1), timedelta(hours=1))] = timedelta(seconds=5)
-    """How long nothing may have changed before the folder counts as whole."""
-
-    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
-    """What the script is sent at a notice or a stop, if it has a handler for it, so that it saves."""
-
-
-class Checkpoint(_Section):
-    """Where and how often the training is saved."""
-
-    section: ClassVar[str] = "checkpoint"
-
-    uri: Place
-    """Where runs are stored, each below its job's id: a URL like `s3://bucket/runs`, or a path that begins with
-    `/`, `~/` or, from the directory of submission, `./`."""
-
-    interval: Interval = "auto"
-    """Time between two commits; `auto` weighs the measured cost of a commit against the market's interruptions."""
-
-    keep: Keep = Keep()
-    """Which commits survive."""
-
-    signing: Signing | None = None
-    """Signs the log with a key that the store does not have."""
-
-    folder: Annotated[Folder | None, path_alone(Folder)] = None
-    """For scripts that cannot be changed: the folder that they write and read. Its path alone, or a section."""
-
-
-class GeneratorMarket(_Section):
+class GeneratorMarket(Section):
     """A generated market: capacity comes and goes by chance, the same for the same seed."""
 
     section: ClassVar[str] = "local.market"
@@ -295,7 +155,7 @@ class GeneratorMarket(_Section):
     """Share of the interruptions that come without notice, from 0 to 1."""
 
 
-class TraceMarket(_Section):
+class TraceMarket(Section):
     """A recorded market: one availability trace for each zone."""
 
     section: ClassVar[str] = "local.market"
@@ -323,7 +183,7 @@ Market = Annotated[
 ]
 
 
-class LocalMarket(_Section):
+class LocalMarket(Section):
     """The local provider: real processes on this machine under a simulated market."""
 
     section: ClassVar[str] = "local"
@@ -341,7 +201,7 @@ class LocalMarket(_Section):
     """Time from a launch to the start of the command."""
 
 
-class JobSpec(_Section):
+class JobSpec(Section):
     """A job, as the user writes it."""
 
     name: Name
