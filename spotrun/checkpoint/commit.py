@@ -12,6 +12,7 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Protocol
 
+from spotrun.checkpoint.distributed.document import of_rank
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.tree import Flat
 from spotrun.policy.retention import Retention
@@ -140,6 +141,7 @@ def choice_of(store: BlobStore, settings: Settings) -> Choice:
 
 def metrics_logged(document: Any) -> dict[str, float]:
     """The numbers that the training had logged when this state was captured."""
+    document = of_rank(document, 0)
     logged = document.get("logged") if isinstance(document, dict) else None
     if not isinstance(logged, dict):
         return {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
 
 __all__ = ["differences", "fingerprint"]
 
@@ -24,7 +25,7 @@ def fingerprint() -> dict[str, str]:
         "processor": _processor(),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
-        "world size": "1",
+        "world size": _world_size(),
         "default dtype": str(torch.get_default_dtype()),
         "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
@@ -50,6 +51,11 @@ def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         if was != present:
             found.append(f"{name} differs" if name == "build" else f"{name} (was {was}, is {present})")
     return found
+
+
+def _world_size() -> str:
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return str(torch.distributed.get_world_size() if together else 1)
 
 
 @cache

@@ -75,15 +75,24 @@ class Restored:
         return replace(self, tree={name: self.tree[name] for name in ("position", "randomness", "generators")})
 
 
-def resume(store: BlobStore, commits: Sequence[CommitEntry], components: Components) -> Restored | None:
+def resume(
+    store: BlobStore,
+    commits: Sequence[CommitEntry],
+    components: Components,
+    *,
+    document: Callable[[Any], Any] = lambda state: state,
+) -> Restored | None:
     """Loads the newest commit of which every byte is right; None if there never was a commit.
+
+    Args:
+        document: picks this process's document out of the manifest's state.
 
     Raises:
         CheckpointError: the commit does not fit what the script has built, which is then as it was; or none of the
             commits can be read, and then it may be undefined: the error says so.
         StoreError: the store failed; the content of what the script has built is undefined.
     """
-    return _newest(store, commits, lambda opened: components.prepare(opened.tree))
+    return _newest(store, commits, lambda opened: components.prepare(opened.tree), document)
 
 
 def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored | None:
@@ -135,13 +144,16 @@ def open_commit(
 
 
 def _newest(
-    store: BlobStore, commits: Sequence[CommitEntry], prepare: Callable[[Opened], Callable[[], list[str]]]
+    store: BlobStore,
+    commits: Sequence[CommitEntry],
+    prepare: Callable[[Opened], Callable[[], list[str]]],
+    document: Callable[[Any], Any] = lambda state: state,
 ) -> Restored | None:
     damaged: list[CheckpointCorrupt] = []
     undefined = False
     for entry in reversed(commits):
         try:
-            opened = open_commit(store, entry)
+            opened = open_commit(store, entry, document=document)
             load = prepare(opened)
             undefined = undefined or any(tensor.is_offered for tensor in opened.tensors.values())
             opened.read(store)

@@ -3,8 +3,8 @@
 DDP sums gradients in buckets. It lays them out anew after its first iteration, in the order in which gradients became
 ready in it; with three processes or more another layout sums in another order, and the first step after a resume would
 differ in its last bits. So that order is kept with the state, and a resume lets DDP lay its buckets out by it before
-anything is loaded: gradients of zero are made ready in that order, as a first iteration would. No sample and no forward
-pass is needed for that, and it is the reducer's own code that lays them out.
+the first step: gradients of zero are made ready in that order, as a first iteration would. No sample and no forward
+pass is needed for that, no parameter changes, and it is the reducer's own code that lays them out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def bucket_orders(modules: Mapping[str, DistributedDataParallel]) -> dict[str, l
 
 
 def warm_buckets(modules: Mapping[str, DistributedDataParallel], orders: Mapping[str, Sequence[int]]) -> list[str]:
-    """Lays the buckets out as they were when saved. Every process calls it, before parameters are loaded.
+    """Lays the buckets out as they were when saved. Every process calls it, before the first step.
 
     Returns:
         Warnings: modules for which that was not possible.
@@ -74,6 +74,8 @@ def warm_buckets(modules: Mapping[str, DistributedDataParallel], orders: Mapping
 
 def _warm(module: DistributedDataParallel, order: Sequence[int]) -> None:
     parameters = [parameter for parameter in module.parameters() if _is_reduced(module, parameter)]
+    if any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in parameters):
+        raise ValueError("hooks act on gradients as they come")
     if sorted(order) != list(range(len(parameters))):
         raise ValueError(f"{len(order)} parameters were saved and {len(parameters)} are there")
     kept = [parameter.grad for parameter in parameters]

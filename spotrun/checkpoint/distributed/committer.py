@@ -17,8 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
+from torch.nn.parallel import DistributedDataParallel
 
 from spotrun.checkpoint.commit import Part, SoleCommitter
+from spotrun.checkpoint.distributed.bucket import bucket_orders
 from spotrun.checkpoint.distributed.consensus import Consensus
 from spotrun.checkpoint.distributed.document import merged
 from spotrun.checkpoint.distributed.share import divide, fingerprints, renamed, replica_writer, structure_of
@@ -41,7 +43,8 @@ class GangCommitter:
     Args:
         sole: commits the merged part; None in all processes but the first.
         attempt: the attempt that the first process has claimed.
-        kept_equal: prefixes of names of tensors that `DistributedDataParallel` keeps equal.
+        kept_equal: the models whose parameters `DistributedDataParallel` keeps equal.
+        replicated: the modules that it wraps.
     """
 
     def __init__(
@@ -52,13 +55,16 @@ class GangCommitter:
         sole: SoleCommitter | None,
         attempt: int,
         kept_equal: Collection[str] = (),
+        replicated: Mapping[str, DistributedDataParallel] | None = None,
     ) -> None:
         self.attempt = attempt
         self._board = world.board
         self._place = world.place
         self._consensus = consensus
         self._sole = sole
-        self._kept_equal = kept_equal
+        self._kept_equal = frozenset(kept_equal)
+        self._replicated = replicated or {}
+        self._buckets: dict[str, list[int]] = {}
         self._names: tuple[str, ...] = ()  # of tensors that all processes hold, when it was last looked at
         self._structure: list[int] = []
         self._shards: Mapping[str, Shard] = {}
@@ -80,8 +86,10 @@ class GangCommitter:
             return renamed(flat, own=(), written=[*mine, *boxes], place=self._place)
         self._save, self._answered = self._consensus.count, False
         self._shards = flat.shards
+        if self._sole is not None:
+            self._buckets = bucket_orders(self._replicated)
         common = self._common(flat, whole)
-        sums = fingerprints(flat, common, self._kept_equal)
+        sums = fingerprints(flat, common, self._is_kept_equal)
         highest = self._consensus.highest([*sums, *(-number for number in sums)])
         equal = [name for index, name in enumerate(common) if highest[index] == -highest[len(common) + index]]
         owners = divide(flat, equal, self._place.world)
@@ -112,7 +120,7 @@ class GangCommitter:
             if "error" in told:
                 raise self._failure(told)
             return _ENTRY.validate_python(told["entry"], strict=False)
-        entry = self._sole.commit(_merged(self._gather(part)))
+        entry = self._sole.commit(_merged(self._gather(part), self._buckets))
         self._answered = True
         self._tell({"entry": _ENTRY.dump_python(entry, mode="json")})
         return entry
@@ -135,6 +143,14 @@ class GangCommitter:
             self._structure = mine
             self._names = self._find_common(flat, names)
         return self._names
+
+    def _is_kept_equal(self, name: str) -> bool:
+        kind, _, rest = name.partition(".")
+        if kind == "optimizers":  # optimizers.<optimizer>.state.<model>.<parameter>.<value>
+            rest = rest.partition(".state.")[2]
+            return any(rest.startswith(f"{model}.") for model in self._kept_equal)
+        inner = ".parameters." if kind == "models" else "."
+        return kind in ("models", "frozen") and any(rest.startswith(model + inner) for model in self._kept_equal)
 
     def _find_common(self, flat: Flat, names: Sequence[str]) -> tuple[str, ...]:
         described = {name: [str(flat.tensors[name].dtype), list(flat.tensors[name].shape)] for name in names}
@@ -194,7 +210,7 @@ class _FencedElsewhere(Fenced):
         self.args = (sentence,)
 
 
-def _merged(parts: Sequence[Part]) -> Part:
+def _merged(parts: Sequence[Part], buckets: Mapping[str, list[int]]) -> Part:
     """The parts of all processes as one.
 
     Raises:
@@ -217,7 +233,7 @@ def _merged(parts: Sequence[Part]) -> Part:
         name: value if all(part.fingerprint.get(name) == value for part in parts) else _told_apart(name, parts)
         for name, value in first.fingerprint.items()
     }
-    document = merged([part.document for part in parts])
+    document = merged([part.document for part in parts], buckets=dict(buckets))
     return replace(first, document=document, blobs=tuple(blobs), tensors=tensors, fingerprint=fingerprint,
                    on_notice=any(part.on_notice for part in parts))  # fmt: skip
 

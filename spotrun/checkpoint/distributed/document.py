@@ -1,7 +1,7 @@
 """The documents of several processes as one: what is equal is kept once, what differs once for each.
 
-    {"$": "gang", "world": 4, "v": ...}     the state of four processes
-    {"$": "ranks", "v": [..., ...]}         inside it: a value that differs, by rank
+    {"$": "gang", "world": 4, "buckets": ..., "v": ...}     the state of four processes
+    {"$": "ranks", "v": [..., ...]}                         inside it: a value that differs, by rank
 
 Most of a document is the same everywhere: names, options, the position in the data. What differs is mostly randomness.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["differing", "map_tensors", "merged", "of_rank", "world_of"]
+__all__ = ["beside", "differing", "map_tensors", "merged", "of_rank", "world_of"]
 
 _CONTAINERS = frozenset({"tuple", "size", "deque", "dict", "ordered", "counter"})  # kinds that are looked into
 
 
-def merged(documents: Sequence[Any]) -> Any:
-    """One document of the state of all processes, in the order of their ranks."""
-    return {"$": "gang", "world": len(documents), "v": _merge(documents)}
+def merged(documents: Sequence[Any], **beside: Any) -> Any:
+    """One document of the state of all processes, in the order of their ranks, and what is known of them together."""
+    return {"$": "gang", "world": len(documents), **beside, "v": _merge(documents)}
 
 
 def world_of(state: Any) -> int:
@@ -29,6 +29,12 @@ def world_of(state: Any) -> int:
 def of_rank(state: Any, rank: int) -> Any:
     """The document of one process in a merged one; a document of a single process is everyone's."""
     return _select(state["v"], rank) if _is(state, "gang") else state
+
+
+def beside(state: Any, name: str) -> dict[str, Any]:
+    """What is known of all processes together, by name; empty if nothing is."""
+    known = state.get(name) if _is(state, "gang") else None
+    return known if isinstance(known, dict) else {}
 
 
 def differing(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -26,10 +26,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The run, as all processes know it now."""
+    """The run, as all processes know it now.
+
+    Attributes:
+        lineage: the first process's hold on it.
+    """
 
     attempt: int
     commits: tuple[CommitEntry, ...]
+    lineage: Lineage | None = None
 
 
 def enter(world: World, claim: Callable[[], Lineage], place: str) -> Entered:
@@ -51,7 +56,7 @@ def enter(world: World, claim: Callable[[], Lineage], place: str) -> Entered:
             board.post("entry", {"error": str(err), "fenced": isinstance(err, Fenced | SystemExit)})
             raise
         assert lineage.attempt is not None
-        entered = Entered(lineage.attempt, lineage.commits[-_COMMITS_MAX:])
+        entered = Entered(lineage.attempt, lineage.commits[-_COMMITS_MAX:], lineage)
         told = {"place": place, "attempt": entered.attempt}
         board.post("entry", {**told, "commits": _ENTRIES.dump_python(list(entered.commits), mode="json")})
         return entered

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ import torch
 from blake3 import blake3
 
 from spotrun.checkpoint.distributed.board import Place
-from spotrun.checkpoint.distributed.document import differing, of_rank, world_of
+from spotrun.checkpoint.distributed.document import beside, differing, of_rank, world_of
+from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import CheckpointError
 
-__all__ = ["Localized", "localized", "reseeded"]
+__all__ = ["Localized", "Localizer", "localized", "reseeded"]
 
 _DRAWN = frozenset({"randomness", "generators", "before"})  # members of a place in the data that are randomness
 _ORDERED = frozenset({"DistributedSampler", "CounterSampler", "SequentialSampler"})  # no process draws their order
@@ -46,6 +47,36 @@ class Localized:
     warnings: tuple[str, ...] = ()
 
 
+class Localizer:
+    """Picks this process's document out of a commit's state, and remembers what there is to do about it.
+
+    Attributes:
+        buckets: orders in which `DistributedDataParallel` adds up.
+        warnings: what is not as it was.
+        is_same: whether as many processes saved it.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._strange: tuple[tuple[str, ...], ...] = ()
+        self.buckets: Mapping[str, list[int]] = {}
+        self.warnings: tuple[str, ...] = ()
+        self.is_same = True
+
+    def __call__(self, state: Any) -> Any:
+        found = localized(state, self._place)
+        self._strange, self.warnings = found.strange, found.warnings
+        self.is_same = world_of(state) == self._place.world
+        self.buckets = beside(state, "buckets")
+        return found.document
+
+    def finished(self, restored: Restored) -> Restored:
+        """The state that was read, with randomness of this process's own."""
+        if not self._strange:
+            return restored
+        return replace(restored, tree=reseeded(restored.tree, self._strange, self._place))
+
+
 def localized(state: Any, place: Place) -> Localized:
     """The state of this process.
 
@@ -56,8 +87,9 @@ def localized(state: Any, place: Place) -> Localized:
     if world == place.world:
         return Localized(of_rank(state, place.rank))
     apart = list(differing(state))
+    own = ("randomness", "generators", "position", "logged")
     buffers = [path for path in apart if path[0] == "models" and "buffers" in path]
-    fixed = [path for path in apart if path[0] not in ("randomness", "generators", "position") and path not in buffers]
+    fixed = [path for path in apart if path[0] not in own and path not in buffers]
     if fixed:
         names = [".".join(path) for path in fixed]
         more = f" and {len(names) - _SHOWN_MAX} more" if len(names) > _SHOWN_MAX else ""

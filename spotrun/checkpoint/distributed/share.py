@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,14 +37,13 @@ def structure_of(flat: Flat, names: Sequence[str]) -> list[int]:
     return _words(blake3(text.encode()).digest(16))
 
 
-def fingerprints(flat: Flat, names: Sequence[str], kept_equal: Collection[str]) -> list[int]:
+def fingerprints(flat: Flat, names: Sequence[str], kept_equal: Callable[[str], bool]) -> list[int]:
     """One number for each tensor.
 
     Args:
-        kept_equal: prefixes of names of tensors of which samples will do.
+        kept_equal: whether samples will do for a tensor of this name.
     """
-    prefixes = tuple(kept_equal)
-    glimpses = [_glimpse(flat.tensors[name], sampled=bool(prefixes) and name.startswith(prefixes)) for name in names]
+    glimpses = [_glimpse(flat.tensors[name], sampled=kept_equal(name)) for name in names]
     devices = {glimpse.device for glimpse in glimpses}
     found: dict[int, int] = {}
     for device in devices:  # one transfer for each device, whatever the number of tensors
