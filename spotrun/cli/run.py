@@ -15,7 +15,9 @@ __all__ = ["run"]
 
 def run(
     ctx: typer.Context,
-    script: Annotated[str, typer.Argument(help="A Python script that uses spotrun.attach.", metavar="SCRIPT")],
+    script: Annotated[
+        str, typer.Argument(help="A Python script; it uses spotrun.attach, or --folder is given.", metavar="SCRIPT")
+    ],
     arguments: Annotated[list[str] | None, typer.Argument(help="Its arguments, after `--`.", metavar="ARGS")] = None,
     max_run: Annotated[str, typer.Option(help="Training time at most, all attempts together.")] = "24h",
     max_wait: Annotated[str | None, typer.Option(help="Waiting and training at most; default: max-run.")] = None,
@@ -25,6 +27,10 @@ def run(
         str | None, typer.Option(help="Where to save: a path or URL; default: `runs` in spotrun's home.")
     ] = None,
     interval: Annotated[str, typer.Option(help="Time between saves, or auto.")] = "auto",
+    folder: Annotated[
+        str | None,
+        typer.Option(help="For a script without spotrun: the folder that it saves to and resumes from.", metavar="DIR"),
+    ] = None,
     time_scale: Annotated[float, typer.Option(help="Seconds of job time in one second here (local market).")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the local market.")] = 0,
 ) -> None:
@@ -43,6 +49,8 @@ def run(
         "checkpoint": {"uri": checkpoint or (home.path / "runs").as_uri(), "interval": interval},
         "local": {"time_scale": time_scale, "market": {"seed": seed}},
     }
+    if folder is not None:
+        wanted["checkpoint"]["folder"] = folder
     if max_wait is not None:
         wanted["limits"]["max_wait"] = max_wait
     if budget_usd is not None:

@@ -6,6 +6,7 @@ import shlex
 from datetime import datetime
 from pathlib import Path
 
+from spotrun.agent.folder.place import folder_fault
 from spotrun.controller.address import checkpoint_uri
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
@@ -36,6 +37,7 @@ def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, 
     spec = _anchored(spec, workdir)
     _check_script(spec, workdir)
     _check_inputs(spec, workdir)
+    _check_folder(spec, workdir, outside.home)
     at = outside.wall.now()
     _check_provider(spec, at, workdir, outside)
     _check_store(checkpoint_uri(spec, outside.home), outside)
@@ -74,6 +76,14 @@ def _check_inputs(spec: JobSpec, workdir: Path) -> None:
         path = workdir / Path(url.removeprefix("file://")).expanduser()
         if not path.exists():
             raise SpecError(f"inputs.{name}: there is nothing at {path}. Nothing was submitted")
+
+
+def _check_folder(spec: JobSpec, workdir: Path, home: Path) -> None:
+    """The folder that the agent is to keep must be one that it can keep."""
+    if spec.checkpoint is None or spec.checkpoint.folder is None:
+        return
+    if fault := folder_fault(workdir, spec.checkpoint.folder.path, checkpoint_uri(spec, home)):
+        raise SpecError(f"{fault}. Nothing was submitted")
 
 
 def _check_provider(spec: JobSpec, at: datetime, workdir: Path, outside: Outside) -> None:

@@ -161,3 +161,23 @@ def test_a_missing_input_is_told_before_anything_happens(
         submit(journal, spec(inputs={"train": url}), workdir, outside=outside)
     assert journal.jobs() == ()
     submit(journal, spec(inputs={"a": "train.py", "b": "s3://bucket/data"}), workdir, outside=outside)
+
+
+@pytest.mark.parametrize(
+    ("path", "uri", "sentence"),
+    [
+        ("out", "out/runs", "are one in the other"),
+        ("runs/a/out", "runs", "are one in the other"),
+        ("elsewhere/out", "runs", "is not inside of the working directory"),
+        ("train.py", "runs", "is no directory"),
+    ],
+)
+def test_a_folder_that_no_agent_could_keep_is_told_before_anything_happens(
+    journal: Journal, outside: Outside, workdir: Path, tmp_path: Path, path: str, uri: str, sentence: str
+) -> None:
+    """In the store, behind a link that leads away, or a file."""
+    (tmp_path / "other").mkdir()
+    (workdir / "elsewhere").symlink_to(tmp_path / "other")
+    with pytest.raises(SpecError, match=f"checkpoint.folder: .*{sentence}.*Nothing was submitted"):
+        submit(journal, spec(checkpoint={"uri": str(workdir / uri), "folder": path}), workdir, outside=outside)
+    assert journal.jobs() == ()
