@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 import torch
 import torch.distributed
 
+from spotrun.checkpoint.circumstances import Strictness, changes, circumstances
 from spotrun.checkpoint.commit import SoleCommitter
 from spotrun.checkpoint.keeper import Keeper
+from spotrun.checkpoint.mistake import refuse_mistaken, suspicions
 from spotrun.checkpoint.order import Orders
 from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored, resume
@@ -43,6 +46,8 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     uri: str | None = None,
     name: str | None = None,
     total_steps: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    strict: bool = False,
     **objects: Any,
 ) -> Run:
     """Makes the training resumable: restores the last commit, if there is one, and returns what the loop goes through.
@@ -67,6 +72,9 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         uri: where checkpoints go outside a job, e.g. `s3://bucket/runs`; the run's name is added.
         name: the run's name outside a job; by default the script's.
         total_steps: steps of the whole run: where loops end, and what progress is measured against.
+        config: hyperparameters to keep with each commit: numbers, text, lists and dicts, e.g. `vars(args)`. A resume
+            says which of them differ.
+        strict: refuse to go on where code, arguments, `config`, versions or machine differ from the commit's.
         objects: whatever else has a state: EMA models, counters, a sampler, or a dict of plain values.
 
     Raises:
@@ -74,7 +82,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         CheckpointError: the last commit does not fit what was given, or no commit can be read.
         SpecError: a setting makes no sense.
         StoreError: the place cannot be used.
-        SystemExit: a newer attempt holds this run (exit code 77).
+        SystemExit: a newer attempt holds this run (exit code 77); in a job, `strict` refuses (exit code 2).
     """
     settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last)
     _refuse_many_processes()
@@ -82,14 +90,28 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     reporter.set(phase=TrainingPhase.RESTORING, attached_at=settings.clock.now(), total_steps=total_steps)
     reporter.write(now=True)
     named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
+    refuse_mistaken(named)
+    told = circumstances(config)
     components = sort_components({**named, **objects})
     components.check()
+    for warning in suspicions(components):
+        reporter.warn(warning)
     if loader is not None:
         reporter.set(guarantee=open_feed(loader, replay=False, epoch=0).guarantee)
-    return _attach(settings, components, reporter, total_steps)
+    orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
+    if settings.in_job:
+        orders.listen()  # at once: a notice must kill neither a restore nor a training that is still being built
+    try:
+        return _attach(replace(settings, strict=settings.strict or strict), components, reporter, orders, told)
+    except BaseException:
+        orders.release()
+        raise
 
 
-def _attach(settings: Settings, components: Components, reporter: Reporter, total_steps: int | None) -> Run:
+def _attach(
+    settings: Settings, components: Components, reporter: Reporter, orders: Orders, told: Mapping[str, str]
+) -> Run:
+    strictness = Strictness(refuses=settings.strict, in_job=settings.in_job)
     store = open_store(settings.place)
     lineage = Lineage(
         store, attempt=settings.attempt, writer=settings.writer, clock=settings.clock, signing=settings.signing
@@ -99,9 +121,8 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         reporter.set(step=restored.entry.step, resumed_from=restored.entry.step)
         restored = restored.without_tensors()
     _announce(settings, lineage, restored)
-    orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
-    if settings.in_job:
-        orders.listen()  # at once: a notice must not kill a training that is still being built
+    if restored is not None:
+        strictness.judge(changes(restored.tree.get("circumstances", told), told), reporter)
     committer = SoleCommitter(store, lineage, settings, resumed_from=restored.entry.step if restored else None)
     keeper = Keeper(
         Saver(store, committer, settings, known=_known(lineage, restored)),
@@ -115,7 +136,8 @@ def _attach(settings: Settings, components: Components, reporter: Reporter, tota
         components.restore_randomness(restored.tree)  # for loops that call run.step(); the others do it again
     atexit.register(_at_exit, keeper, reporter)
     reporter.write(now=True)
-    return Run(Parts(components, keeper, reporter, settings.clock, total_steps, restored))
+    total_steps = reporter.progress.total_steps
+    return Run(Parts(components, keeper, reporter, settings.clock, total_steps, restored, told, strictness))
 
 
 def _claim_and_resume(

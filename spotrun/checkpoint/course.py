@@ -7,7 +7,7 @@ loop then comes to the place that was saved, everything is set to what it was, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spotrun.checkpoint.boundary import Mark
@@ -29,14 +29,22 @@ class Course:
 
     Args:
         restored: the commit that this process starts from, if any.
+        circumstances: goes into each commit.
 
     Attributes:
         pending: the saved state, until the loop is where it was.
         mark: the newest boundary whose state could be saved a while after it.
     """
 
-    def __init__(self, components: Components, reporter: Reporter, restored: Restored | None) -> None:
+    def __init__(
+        self,
+        components: Components,
+        reporter: Reporter,
+        restored: Restored | None,
+        circumstances: Mapping[str, str],
+    ) -> None:
         self._components = components
+        self._circumstances = circumstances
         self._reporter = reporter
         self._restored = restored.tree if restored else None
         self.pending = self._restored
@@ -148,6 +156,7 @@ class Course:
         """The state as of now."""
         tree = self._components.capture()
         position = self.position
+        tree["circumstances"] = dict(self._circumstances)
         tree["position"] = position.to_tree()
         if position.feed is not None:
             self._tell(f"batches {position.name}", position.feed)
@@ -161,7 +170,8 @@ class Course:
             return self.key, self.capture  # the loop is not where it was
         if self.mark is None or not self.mark.is_intact(self.position):
             return None
-        return self.mark.key, self.mark.capture
+        mark = self.mark
+        return mark.key, lambda: {**mark.capture(), "circumstances": dict(self._circumstances)}
 
     def _tell(self, name: str, feed: Feed) -> None:
         for warning in feed.warnings:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from spotrun.checkpoint.boundary import Boundary
+from spotrun.checkpoint.circumstances import Strictness
 from spotrun.checkpoint.course import Course
 from spotrun.checkpoint.fingerprint import differences, fingerprint
 from spotrun.checkpoint.keeper import Keeper
+from spotrun.checkpoint.mistake import Strangers
 from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.state import Components
@@ -34,6 +36,8 @@ class Parts:
     clock: Clock
     total_steps: int | None
     restored: Restored | None
+    circumstances: Mapping[str, str] = field(default_factory=dict)
+    strictness: Strictness = Strictness()  # noqa: RUF009  a frozen value
 
 
 class Run:
@@ -51,7 +55,8 @@ class Run:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._course = Course(parts.components, parts.reporter, parts.restored)
+        self._course = Course(parts.components, parts.reporter, parts.restored, parts.circumstances)
+        self._strangers = Strangers(parts.components, parts.reporter)
         self._position = self._course.position
         self._began = False
         self._loop: list[str] = []  # the loops we are inside of
@@ -327,13 +332,22 @@ class Run:
         restored = self._parts.restored
         if restored is not None:
             differing = differences(restored.manifest.fingerprint, fingerprint())
-            if differing:
+            if self._parts.strictness.refuses:
+                self._refuse(differing)
+            elif differing:
                 self._parts.reporter.warn("the resume is correct, but not bit-exact: " + "; ".join(differing))
         self._parts.keeper.begin(self._course.restored_key)
         if self._position.finished:
             say("this run is over: its loop was left for good; to train anew, give it another name")
         self._parts.reporter.set(phase=TrainingPhase.TRAINING, training_at=self._parts.clock.now())
         self._parts.reporter.write(now=True)
+
+    def _refuse(self, differing: list[str]) -> None:
+        try:
+            self._parts.strictness.judge(differing, self._parts.reporter)
+        except BaseException:
+            self._parts.keeper.abandon()
+            raise
 
     def _expect(self, steps: int) -> None:
         if self._parts.total_steps is None:

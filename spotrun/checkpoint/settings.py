@@ -23,6 +23,7 @@ __all__ = ["Interval", "Settings", "read_settings"]
 Interval = float | timedelta | str | None
 
 _KEEP_LAST = 3
+_SILENCE = timedelta(seconds=30)  # longer than any call that holds the interpreter's lock, shorter than a notice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,9 @@ class Settings:
         mtbi: expected time between interruptions, in job time, if known.
         keep: which commits to keep; the last `keep_last` of them without it.
         signing: signs and checks the log; None without a key.
+        world: how many processes the launcher says it started.
+        silence: wall time without a sign of life after which another process of this training counts as dead.
+        strict: refuse to go on under other circumstances than those that were saved.
     """
 
     job: str
@@ -52,6 +56,9 @@ class Settings:
     mtbi: timedelta | None
     keep: Retention | None = None
     signing: Signing | None = None
+    world: int = 1
+    silence: timedelta = _SILENCE
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:
@@ -85,9 +92,12 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
         "interval": asked if asked is not None else _interval(interval, "interval"),
         "keep_last": _number(environment.get("SPOTRUN_KEEP_LAST"), "SPOTRUN_KEEP_LAST") or keep_last or _KEEP_LAST,
         "mtbi": _interval(environment.get("SPOTRUN_MTBI_S"), "SPOTRUN_MTBI_S"),
+        "world": _number(environment.get("WORLD_SIZE"), "WORLD_SIZE") or 1,
+        "silence": _interval(environment.get("SPOTRUN_RANK_TIMEOUT"), "SPOTRUN_RANK_TIMEOUT") or _SILENCE,
     }
     root = environment.get("SPOTRUN_CHECKPOINT_URI")
     key = signing_key(environment.get("SPOTRUN_SIGNING"))
+    common["strict"] = environment.get("SPOTRUN_STRICT", "") not in ("", "0")
     common["keep"] = _retention(environment.get("SPOTRUN_KEEP"), asked=common["keep_last"])
     job = environment.get("SPOTRUN_JOB_ID")
     attempt = _number(environment.get("SPOTRUN_ATTEMPT"), "SPOTRUN_ATTEMPT")

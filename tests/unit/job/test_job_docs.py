@@ -72,6 +72,8 @@ def told(field: Any) -> str:
     if value in (None, (), {}):
         return "none"
     value = getattr(value, "value", value)
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{write_duration(value) if hasattr(value, 'total_seconds') else f'{value:g}' if isinstance(value, float) else value}`"
 
 
