@@ -2,14 +2,15 @@
 #              DATA=file, folder or URL of text to train on
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
-# make bench   benchmarks; writes benchmarks/RESULTS.md
+# make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
+#              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench lint clean
+.PHONY: install demo test check lint clean bench bench-4gb bench-shaped bench-file bench-quick
 
 install: $(STAMP)
 
@@ -32,8 +33,28 @@ lint: install
 
 check: lint test
 
-bench: install
-	$(BIN)/python benchmarks/checkpoint.py
+PEERS := $(VENV)/.peers
+
+$(PEERS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $(PEERS)
+
+BENCH := $(BIN)/python benchmarks/checkpoint.py
+
+bench: $(PEERS)
+	$(BENCH) --size-mb 100 1024 --rounds 3
+
+bench-4gb: $(PEERS)
+	$(BENCH) --size-mb 4096 --rounds 1 --no-cases --methods spotrun,s3torchconnector,dcp-s3,dcp-s3-zero,torch_checkpointing --dry
+
+bench-shaped: $(PEERS)
+	$(BENCH) --size-mb 100 --rounds 3 --shaped --no-cases --dry
+
+bench-file: $(PEERS)
+	$(BENCH) --size-mb 100 --rounds 3 --store file --dry
+
+bench-quick: $(PEERS)
+	$(BENCH) --size-mb 100 --rounds 1 --no-cases --methods spotrun,s3torchconnector,dcp-s3-zero,torch_checkpointing --dry
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--store", choices=["s3", "file"], default="s3")
     parser.add_argument("--no-cases", action="store_true", help="leave out other states than the transformer's")
     parser.add_argument("--json", action="store_true", help="print JSON and leave RESULTS.md alone")
+    parser.add_argument("--dry", action="store_true", help="leave RESULTS.md alone")
     arguments = parser.parse_args()
     fitting = [name for name, kind in METHODS.items() if arguments.store in kind.stores]
     methods = arguments.methods.split(",") if arguments.methods else fitting
@@ -267,9 +268,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
-        RESULTS.write_text(markdown(report))
         Console().print(*table(report), sep="\n")
-        SCREEN.print(f"written to {RESULTS}")
+        if not arguments.dry:
+            RESULTS.write_text(markdown(report))
+            SCREEN.print(f"written to {RESULTS}")
     wrong = [row["label"] for row in rows if not row["restored_exactly"]]
     if wrong:
         SCREEN.print(f"[red]restored another state than was saved: {', '.join(wrong)}")
