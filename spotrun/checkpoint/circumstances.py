@@ -174,7 +174,7 @@ def _flatten(path: str, value: Any, found: dict[str, str], *, depth: int) -> Non
             _flatten(f"{path}.{key}", item, found, depth=depth + 1)
     elif depth and _sounds_secret(name):
         found[path] = _HIDDEN
-    elif isinstance(value, list | tuple) and all(_is_plain(item) for item in value):
+    elif depth and isinstance(value, list | tuple) and all(_is_plain(item) for item in value):
         found[path] = repr(list(value))[:_TEXT_MAX]
     elif depth and _is_plain(value):
         found[path] = _HIDDEN if _SECRET_FORM.search(str(value)) else str(value)[:_TEXT_MAX]

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spotrun.checkpoint.report import Reporter
+from spotrun.checkpoint.keeper import Keeper
+from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.state import Components
 from spotrun.errors import CheckpointError
 
-__all__ = ["Strangers", "refuse_mistaken", "suspicions"]
+__all__ = ["Strangers", "refuse_mistaken", "remember", "suspicions"]
+
+# By place, as long as they live. Of the process, as signals are: a second attach knows nothing else of the first.
+_ATTACHED: weakref.WeakValueDictionary[str, Keeper] = weakref.WeakValueDictionary()
 
 
-def refuse_mistaken(given: Mapping[str, Any]) -> None:
+def refuse_mistaken(given: Mapping[str, Any], misplaced: Sequence[Any]) -> None:
     """Refuses things given to `attach` in the place of others.
 
+    Args:
+        misplaced: what was given without a name.
+
     Raises:
+        TypeError: something was.
         CheckpointError: one of them; it says which, and what belongs there.
     """
+    if misplaced:
+        raise TypeError(
+            f"attach takes names: attach(model=..., optimizer=..., ...); {len(misplaced)} given without, the first is a "
+            f"{type(misplaced[0]).__qualname__}"
+        )
     for path, model in _flat("model", given["model"]):
         if not isinstance(model, torch.nn.Module):
             raise _wrong(path, model, "a torch.nn.Module, or a dict of modules")
@@ -49,6 +62,17 @@ def suspicions(components: Components) -> list[str]:
     if any(parameter.grad is not None for parameter in parameters):
         found.append("there are gradients before attach: a resume replaces them. Attach before the first backward()")
     return found
+
+
+def remember(name: str, place: str, keeper: Keeper) -> None:
+    """Says so if this process holds the run at this place already."""
+    before = _ATTACHED.get(place)
+    if before is not None and not before.done:
+        say(
+            f"{name} was attached before in this process, and that run is not over: it cannot commit any more, go on with "
+            "the new one alone. For two runs side by side, give each a name: attach(name=...)"
+        )
+    _ATTACHED[place] = keeper
 
 
 class Strangers:
@@ -97,7 +121,11 @@ def _wrong(path: str, value: Any, wanted: str) -> CheckpointError:
 
 
 def _keeps_state(value: Any) -> bool:
-    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+    return (
+        not isinstance(value, type)
+        and callable(getattr(value, "state_dict", None))
+        and callable(getattr(value, "load_state_dict", None))
+    )
 
 
 def _holds(state: object, optimizer: torch.optim.Optimizer) -> bool:

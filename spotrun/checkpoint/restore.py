@@ -72,7 +72,8 @@ class Restored:
 
     def without_tensors(self) -> Restored:
         """What the loop still needs once models and optimizers are loaded; the rest is memory."""
-        return replace(self, tree={name: self.tree[name] for name in ("position", "randomness", "generators")})
+        needed = ("position", "randomness", "generators", "circumstances")
+        return replace(self, tree={name: self.tree[name] for name in needed if name in self.tree})
 
 
 def resume(
