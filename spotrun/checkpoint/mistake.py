@@ -20,7 +20,7 @@ __all__ = ["Strangers", "refuse_mistaken", "remember", "suspicions"]
 _ATTACHED: weakref.WeakValueDictionary[str, Keeper] = weakref.WeakValueDictionary()
 
 
-def refuse_mistaken(given: Mapping[str, Any], misplaced: Sequence[Any]) -> None:
+def refuse_mistaken(given: Mapping[str, Any], misplaced: Sequence[Any] = ()) -> None:
     """Refuses things given to `attach` in the place of others.
 
     Args:
