@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,30 +10,31 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import torch
-import torch.distributed
 
 from spotrun.checkpoint.circumstances import Strictness, changes, circumstances
-from spotrun.checkpoint.commit import SoleCommitter
+from spotrun.checkpoint.distributed.bucket import unwrapped
+from spotrun.checkpoint.distributed.gang import Gang
+from spotrun.checkpoint.distributed.quiet import QuietReporter
+from spotrun.checkpoint.distributed.world import join_world
+from spotrun.checkpoint.hold import Hold, take_hold
 from spotrun.checkpoint.keeper import Keeper
-from spotrun.checkpoint.mistake import refuse_mistaken, suspicions
+from spotrun.checkpoint.mistake import refuse_mistaken, remember, suspicions
 from spotrun.checkpoint.order import Orders
 from spotrun.checkpoint.report import Reporter, say
-from spotrun.checkpoint.restore import Restored, resume
+from spotrun.checkpoint.restore import Restored
 from spotrun.checkpoint.run import Parts, Run
 from spotrun.checkpoint.saver import Saver
 from spotrun.checkpoint.settings import Interval, Settings, read_settings
 from spotrun.checkpoint.source import open_feed
 from spotrun.checkpoint.state import Components, sort_components
-from spotrun.errors import CheckpointError, Fenced
-from spotrun.job.message import EXIT_FENCED, TrainingPhase
+from spotrun.job.message import TrainingPhase
 from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly
-from spotrun.store import BlobRef, BlobStore, ClaimEntry, DamagedEntry, Lineage, open_store
 
 __all__ = ["attach"]
 
 
 def attach(  # noqa: PLR0913  the researcher's face: every argument is optional and named
-    *,
+    *misplaced: Any,
     model: torch.nn.Module | Mapping[str, torch.nn.Module] | None = None,
     optimizer: Any = None,
     scheduler: Any = None,
@@ -84,53 +84,55 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         StoreError: the place cannot be used.
         SystemExit: a newer attempt holds this run (exit code 77); in a job, `strict` refuses (exit code 2).
     """
+    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
+    refuse_mistaken(named, misplaced)
     settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last)
-    _refuse_many_processes()
-    reporter = Reporter(settings.scratch, clock=settings.clock)
+    world = join_world(announced=settings.world, silence=settings.silence)
+    gang = Gang(world, {**named, **objects}) if world is not None else None
+    quiet = gang is not None and not gang.leads
+    reporter = (QuietReporter if quiet else Reporter)(settings.scratch, clock=settings.clock)
     reporter.set(phase=TrainingPhase.RESTORING, attached_at=settings.clock.now(), total_steps=total_steps)
     reporter.write(now=True)
-    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
-    refuse_mistaken(named)
     told = circumstances(config)
-    components = sort_components({**named, **objects})
+    components = sort_components({name: unwrapped(value) for name, value in {**named, **objects}.items()})
     components.check()
     for warning in suspicions(components):
         reporter.warn(warning)
     if loader is not None:
         reporter.set(guarantee=open_feed(loader, replay=False, epoch=0).guarantee)
-    orders = Orders(settings.scratch / "request.json" if settings.in_job else None)
+    orders = Orders(settings.scratch / "request.json" if settings.in_job and not quiet else None)
     if settings.in_job:
         orders.listen()  # at once: a notice must kill neither a restore nor a training that is still being built
     try:
-        return _attach(replace(settings, strict=settings.strict or strict), components, reporter, orders, told)
+        hold = take_hold(settings, components, reporter, gang)
+        return _attach(replace(settings, strict=settings.strict or strict), hold, (components, reporter, orders), told)
     except BaseException:
         orders.release()
+        if gang is not None:
+            gang.consensus.leave("it could not attach")
         raise
 
 
-def _attach(
-    settings: Settings, components: Components, reporter: Reporter, orders: Orders, told: Mapping[str, str]
-) -> Run:
+def _attach(settings: Settings, hold: Hold, parts: tuple[Components, Reporter, Orders], told: Mapping[str, str]) -> Run:
+    components, reporter, orders = parts
     strictness = Strictness(refuses=settings.strict, in_job=settings.in_job)
-    store = open_store(settings.place)
-    lineage = Lineage(
-        store, attempt=settings.attempt, writer=settings.writer, clock=settings.clock, signing=settings.signing
-    )
-    restored = _claim_and_resume(store, lineage, components, reporter)
+    restored = hold.restored
     if restored is not None:
         reporter.set(step=restored.entry.step, resumed_from=restored.entry.step)
         restored = restored.without_tensors()
-    _announce(settings, lineage, restored)
+    if hold.agreement.leads:
+        _announce(settings, hold.attempt, restored)
     if restored is not None:
         strictness.judge(changes(restored.tree.get("circumstances", told), told), reporter)
-    committer = SoleCommitter(store, lineage, settings, resumed_from=restored.entry.step if restored else None)
     keeper = Keeper(
-        Saver(store, committer, settings, known=_known(lineage, restored)),
+        Saver(hold.store, hold.committer, settings, known=hold.known),
         orders,
         reporter,
         cadence=_cadence(settings),
         clock=settings.clock,
+        agreement=hold.agreement,
     )
+    remember(settings.job, settings.place, keeper)
     reporter.metrics.begin(restored.entry.step if restored else 0, restored.manifest.metrics if restored else ())
     if restored is not None:
         components.restore_randomness(restored.tree)  # for loops that call run.step(); the others do it again
@@ -140,44 +142,18 @@ def _attach(
     return Run(Parts(components, keeper, reporter, settings.clock, total_steps, restored, told, strictness))
 
 
-def _claim_and_resume(
-    store: BlobStore, lineage: Lineage, components: Components, reporter: Reporter
-) -> Restored | None:
-    try:
-        commits = lineage.claim()
-    except Fenced as err:
-        say(str(err))
-        sys.exit(EXIT_FENCED)
-    for entry in lineage.log:
-        if isinstance(entry, DamagedEntry):
-            reporter.warn(f"{entry.error}; if it was a commit, the one before it is used")
-    restored = resume(store, commits, components)
-    for warning in restored.warnings if restored else ():
-        reporter.warn(warning)
-    for error in restored.damaged if restored else ():
-        reporter.warn(f"{error}; an older commit is used instead: step {restored.entry.step}")  # type: ignore[union-attr]
-    return restored
-
-
-def _known(lineage: Lineage, restored: Restored | None) -> Mapping[str, BlobRef]:
-    """What need not be uploaded again: the blobs of the commit resumed from, if it is the newest without a doubt."""
-    if restored and all(isinstance(entry, ClaimEntry) for entry in lineage.log[restored.entry.seq :]):
-        return restored.blobs
-    return {}
-
-
-def _announce(settings: Settings, lineage: Lineage, restored: Restored | None) -> None:
+def _announce(settings: Settings, attempt: int, restored: Restored | None) -> None:
     place = settings.place
     if place.startswith("file://"):
         path = Path(unquote(urlsplit(place).path))
         place = f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
     if restored is None:
-        say(f"{settings.job}: a fresh run (attempt {lineage.attempt}); checkpoints go to {place}")
+        say(f"{settings.job}: a fresh run (attempt {attempt}); checkpoints go to {place}")
         return
     entry = restored.entry
     say(
         f"{settings.job}: resumed from step {entry.step}, committed by attempt {entry.attempt} at {entry.at:%F %T} UTC "
-        f"(this is attempt {lineage.attempt}); checkpoints are in {place}"
+        f"(this is attempt {attempt}); checkpoints are in {place}"
     )
 
 
@@ -187,17 +163,6 @@ def _cadence(settings: Settings) -> Cadence:
     if settings.mtbi is not None:
         return YoungDaly(mean_time_between_interruptions_s=settings.mtbi.total_seconds())
     return YoungDaly()
-
-
-def _refuse_many_processes() -> None:
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
-        raise CheckpointError(
-            f"this training has {torch.distributed.get_world_size()} processes; attach saves single-process trainings only"
-        )
 
 
 def _at_exit(keeper: Keeper, reporter: Reporter) -> None:

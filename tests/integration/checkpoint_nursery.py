@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spotrun.checkpoint import attachment
+from spotrun.checkpoint import hold
 from spotrun.job.message import Ask, Request
 from spotrun.store import BlobStore, open_store
 
@@ -81,7 +81,7 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = list(request["argv"])
     if "storage" in request:
         call, when = request["storage"]
-        attachment.open_store = lambda uri: KillingStore(open_store(uri), call, when)
+        hold.open_store = lambda uri: KillingStore(open_store(uri), call, when)
     torch.manual_seed(os.getpid()), np.random.seed(os.getpid())
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -19,12 +19,17 @@ __all__ = ["bucket_orders", "replicated", "unwrapped", "warm_buckets"]
 
 
 def unwrapped(value: Any) -> Any:
-    """A module without the wrapper of DDP, also inside a compiled module; anything else as it is."""
+    """What was given to `attach`, its modules without the wrapper of DDP, also inside compiled ones."""
     while isinstance(value, torch.nn.Module):
         inner = getattr(value, "_orig_mod", value)
         if not isinstance(inner, DistributedDataParallel):
             return value
         value = inner.module
+    # A dict of plain values is restored in place, so it must stay the same dict.
+    if isinstance(value, dict) and any(isinstance(item, torch.nn.Module) for item in value.values()):
+        return {key: unwrapped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [unwrapped(item) for item in value]
     return value
 
 

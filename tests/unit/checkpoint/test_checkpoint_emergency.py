@@ -16,7 +16,7 @@ from full_job import digest
 from torch import nn
 
 import spotrun
-from spotrun.checkpoint import attachment
+from spotrun.checkpoint import hold
 from spotrun.job.message import Ask, Progress, Request, parse
 from spotrun.store import CommitEntry, MemoryStore, read_log
 
@@ -61,7 +61,7 @@ class Job:
         self.hands, self.store = Hands(), Slow()
         self.attempts = 0
         monkeypatch.setattr("spotrun.checkpoint.settings.clock_from_text", lambda text: self.hands)
-        monkeypatch.setattr(attachment, "open_store", lambda uri: self.store)
+        monkeypatch.setattr(hold, "open_store", lambda uri: self.store)
 
     def attach(self, **given: Any) -> spotrun.Run:
         self.attempts += 1
@@ -246,13 +246,13 @@ def test_a_notice_during_the_restore_does_not_kill_it(job: Job, monkeypatch: pyt
     """The signal comes while a commit is read: the training saves its first step, as it would anywhere else."""
     list(job.attach(model=nn.Linear(2, 2)).steps(1))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a process of its own has no handler of ours yet
-    read = attachment.resume
+    read = hold.resume
 
     def interrupted(*given: Any, **more: Any) -> Any:
         job.notice(seconds=100)
         return read(*given, **more)
 
-    monkeypatch.setattr(attachment, "resume", interrupted)
+    monkeypatch.setattr(hold, "resume", interrupted)
     run = job.attach(model=nn.Linear(2, 2))
     assert run.resumed_from == 1
     assert run.time_left == 100

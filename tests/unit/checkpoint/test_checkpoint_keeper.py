@@ -14,7 +14,7 @@ import torch
 from full_job import Killed, digest
 
 import spotrun
-from spotrun.checkpoint import attachment
+from spotrun.checkpoint import hold
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError, StoreError
 from spotrun.job.message import EXIT_FENCED, Ask, Progress, Request, TrainingPhase, parse
@@ -69,7 +69,7 @@ class Failing:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Failing:
     store = Failing(MemoryStore())
-    monkeypatch.setattr(attachment, "open_store", lambda uri: store)
+    monkeypatch.setattr(hold, "open_store", lambda uri: store)
     return store
 
 

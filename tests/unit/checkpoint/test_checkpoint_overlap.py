@@ -14,7 +14,7 @@ from full_job import Job, Killed, digest
 from torch import nn
 
 import spotrun
-from spotrun.checkpoint import attachment, copying
+from spotrun.checkpoint import copying, hold
 from spotrun.checkpoint.copying import Copying, Gate
 from spotrun.checkpoint.pack import Staging
 from spotrun.checkpoint.restore import newest_whole
@@ -56,7 +56,7 @@ def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     store = MemoryStore()
-    monkeypatch.setattr(attachment, "open_store", lambda uri: store)
+    monkeypatch.setattr(hold, "open_store", lambda uri: store)
     return store
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from full_job import STEPS, Job, Killed
 
-from spotrun.checkpoint import attachment
+from spotrun.checkpoint import hold
 from spotrun.checkpoint.restore import Restored, newest_whole
 
 
@@ -169,12 +169,12 @@ def test_losing_any_part_is_noticed(
     """Ablation: the comparison above would have caught a capture that forgets this part."""
     until(tmp_path, 11)
 
-    def forgetful(store: Any, commits: Any, components: Any) -> Restored | None:
+    def forgetful(store: Any, commits: Any, components: Any, **_: Any) -> Restored | None:
         restored = newest_whole(store, commits)
         assert restored is not None
         LOSSES[lost](restored.tree)
         components.prepare(restored.tree)()
         return restored
 
-    monkeypatch.setattr(attachment, "resume", forgetful)
+    monkeypatch.setattr(hold, "resume", forgetful)
     assert resumed(tmp_path).digests() != reference.digests

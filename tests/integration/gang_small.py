@@ -1,0 +1,150 @@
+"""A small training for several processes, for the tests of this directory.
+
+    gang_small.py OUT --kind ddp|fsdp|plain|manual --steps N --batch B [--stop-after S] [--save-at S ...] [--die PHASE:RANK]
+
+Writes OUT/<rank>.json: losses by step and a digest of the full state at the end, and OUT/full.safetensors-like bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+import spotrun
+
+WIDTH = 32
+
+
+def main() -> None:
+    options = parsed()
+    torch.set_num_threads(1)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    if options.die:
+        arm(*options.die.split(":"))
+    torch.manual_seed(0)
+    model = build(options.kind)
+    wrapped = wrap(model, options.kind, world)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.9)
+    torch.manual_seed(100 + rank)  # dropout differs from process to process
+    data = TensorDataset(torch.randn(192, WIDTH, generator=torch.Generator().manual_seed(7)))
+    sampler = DistributedSampler(data, num_replicas=world, rank=rank, seed=3)
+    loader = DataLoader(data, batch_size=options.batch, sampler=sampler, drop_last=True)
+    run = spotrun.attach(
+        model=wrapped, optimizer=optimizer, scheduler=scheduler, loader=loader, name="small",
+        interval="1h", total_steps=options.steps,
+    )  # fmt: skip
+    seen, losses = [], []
+    for _ in run.epochs():
+        for (inputs,) in run.batches(loader):
+            if options.slow and rank == 0:
+                Path(options.out, f"at-{run.steps_done}").touch()
+            optimizer.zero_grad()
+            loss = wrapped(inputs).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            seen.append([run.steps_done, sorted(inputs[:, 0].tolist())])
+            losses.append(loss.item())
+            if run.steps_done + 1 in options.save_at and rank == 0:
+                run.save(wait=options.wait)
+            if run.steps_done + 1 == options.crash_after:
+                os._exit(3)
+    tell(Path(options.out), rank, {"model": model, "optimizer": optimizer}, {"seen": seen, "losses": losses})
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    parser.add_argument("--kind", default="ddp")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--save-at", type=int, nargs="*", default=[])
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--crash-after", type=int, default=-1)
+    parser.add_argument("--die", default="")
+    parser.add_argument("--slow", action="store_true")
+    return parser.parse_args()
+
+
+def build(kind: str) -> nn.Module:
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers += [nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.ReLU(), nn.Dropout(0.1)]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, 1))
+
+
+def wrap(model: nn.Module, kind: str, world: int) -> nn.Module:
+    if kind == "ddp" and world > 1:
+        return DistributedDataParallel(model, bucket_cap_mb=0.005)
+    if kind == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (world,))
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                fully_shard(layer, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    return model
+
+
+def arm(phase: str, rank: str) -> None:
+    """Kills this process at a phase of its first save."""
+    if int(rank) != int(os.environ["RANK"]):
+        return
+    from spotrun.checkpoint import saver
+    from spotrun.checkpoint.commit import SoleCommitter
+    from spotrun.checkpoint.distributed.committer import GangCommitter
+
+    def die(*_args: object, **_named: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if phase == "blobs":
+        saver.write_blob = die  # type: ignore[assignment]
+    elif phase == "part":
+        GangCommitter.commit = die  # type: ignore[assignment,method-assign]
+    elif phase == "commit":
+        SoleCommitter.commit = die  # type: ignore[assignment,method-assign]
+    elif phase == "outcome":
+        GangCommitter._tell = die  # type: ignore[assignment,method-assign]
+
+
+def tell(out: Path, rank: int, parts: dict[str, object], told: dict[str, object]) -> None:
+    """What there is to compare, with full tensors."""
+    model, optimizer = parts["model"], parts["optimizer"]
+    digest = {}
+    for name, parameter in model.named_parameters():
+        digest[name] = full(parameter)
+        for key, value in optimizer.state[parameter].items():
+            digest[f"{name}.{key}"] = full(value)
+    for name, buffer in model.named_buffers():
+        digest[name] = full(buffer)
+    randomness = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+    (out / f"{rank}.json").write_text(json.dumps({**told, "state": digest, "randomness": randomness}))
+
+
+def full(tensor: torch.Tensor) -> str:
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return hashlib.sha256(whole.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
