@@ -187,16 +187,20 @@ def _wrong_size(key: str, size: int, found: int) -> CheckpointCorrupt:
 
 
 def _read_whole(store: BlobStore, key: str, size: int, digest: str) -> bytes:
-    data = _read(store, key, size)
+    data = bytes(_read(store, key, size))
     if digest_of([data]) != digest:
         raise CheckpointCorrupt(key, "its bytes differ from its digest")
     return data
 
 
-def _read(store: BlobStore, key: str, size: int) -> bytes:
+def _read(store: BlobStore, key: str, size: int) -> memoryview:
     """Exactly `size` bytes, which must be all of the object."""
     try:
-        data = store.read(key, 0, size + 1)
+        if size > MANIFEST_BYTES_MAX:  # no memory is taken for it before it is there
+            data = memoryview(store.read(key, 0, size + 1))
+        else:
+            memory = memoryview(bytearray(size + 1))
+            data = memory[: store.read_into(key, 0, [memory])]
     except StoreMissing:
         raise CheckpointCorrupt(key, "it is missing") from None
     if len(data) != size:
