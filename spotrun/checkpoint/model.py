@@ -47,6 +47,7 @@ def capture_model(model: torch.nn.Module, path: str) -> tuple[dict[str, Any], di
         "buffers": buffers,
         "extra": extra,
         "evaluating": [canonical(name) for name, module in model.named_modules() if not module.training],
+        "transient": sorted(_transient(model)),  # buffers that state_dict() leaves out, and so does an export
     }
     return state, {name: value for name, value in parameters.items() if not value.requires_grad}
 
@@ -123,6 +124,15 @@ def _offer_buffer(module: torch.nn.Module, name: str, value: StoredTensor) -> No
         value.offer(now)
     if not value.is_offered:
         value.place(_device_of_buffer(module, name, value.device))
+
+
+def _transient(model: torch.nn.Module) -> set[str]:
+    return {
+        canonical(f"{prefix}.{name}" if prefix else name)
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+        if module._buffers.get(name) is not None
+    }
 
 
 def _set_buffer(module: torch.nn.Module, name: str, value: torch.Tensor | StoredTensor) -> None:

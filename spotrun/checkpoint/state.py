@@ -19,6 +19,7 @@ import torch
 
 from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
+from spotrun.checkpoint.imported import is_imported, prepare_imported
 from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
 from spotrun.checkpoint.optimizer import capture_optimizer, changed_defaults, overrides_state, prepare_optimizer
 from spotrun.checkpoint.randomness import (
@@ -118,6 +119,8 @@ class Components:
         Raises:
             CheckpointError: something does not fit, by name.
         """
+        if is_imported(saved):
+            return prepare_imported(self.models, saved)
         for kind in ("models", "optimizers", "states", "values", "generators"):
             given, was = set(getattr(self, kind)), set(saved[kind])
             if given != was:
