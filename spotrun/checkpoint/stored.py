@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spotrun.checkpoint.tensor import DTYPES, PLAIN
+from spotrun.checkpoint.tensor import DTYPES, PLAIN, local_of, shard_of
 from spotrun.store import Box, Stored, whole_box
 
 __all__ = ["StoredArray", "StoredTensor", "Target", "materialized", "nearest_device", "put", "stored_in"]
@@ -80,6 +80,11 @@ class StoredTensor:
         if self._tensor is not None:
             return
         like = self._like
+        if like is not None and like.shape == self.shape and (shard := shard_of(like, self.name)) is not None:
+            # Spread over the processes as the tensor beside it: only what is here is read.
+            self._tensor = torch.empty_like(like, dtype=self.dtype, requires_grad=False)
+            self.targets = (Target(local_of(self._tensor), shard.box),)
+            return
         if like is not None and like.shape == self.shape and not like.is_contiguous():
             self._tensor = torch.empty_like(like, dtype=self.dtype, device=self.device, requires_grad=False)
         else:
@@ -106,6 +111,10 @@ class StoredTensor:
         assert self._tensor is not None, self.name
         if tensor is self._tensor:
             torch.autograd.graph.increment_version(tensor)  # it has changed, and a graph that holds it must know
+        elif (shard := shard_of(tensor, self.name)) is not None and shard_of(self._tensor, self.name) is None:
+            box = shard.box
+            here = tuple(slice(start, start + length) for start, length in zip(box.offset, box.shape, strict=True))
+            local_of(tensor).copy_(self._tensor[here])
         else:
             tensor.copy_(self._tensor)
 
@@ -181,7 +190,16 @@ def nearest_device(device: str | None) -> torch.device:
 
 
 def _targets_in(tensor: torch.Tensor, stored: StoredTensor) -> tuple[Target, ...]:
-    """Where in `tensor` the bytes can lie as they are stored, in whatever order of dimensions; nowhere if empty."""
+    """Where in `tensor` the bytes can lie as they are stored, in whatever order of dimensions; nowhere if empty.
+
+    Of a tensor that is spread over several processes, that is the part that is here.
+    """
+    shard = shard_of(tensor, stored.name)
+    if shard is not None:
+        local = local_of(tensor)
+        if tensor.dtype is stored.dtype and tensor.shape == stored.shape and local.is_contiguous():
+            return (Target(local.detach(), shard.box),)
+        return ()
     if (
         type(tensor) in PLAIN
         and tensor.dtype is stored.dtype
