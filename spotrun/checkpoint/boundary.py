@@ -31,7 +31,7 @@ class Boundary:
     step: int
     key: tuple[Any, ...] | None
     capture: Callable[[], Mapping[str, Any]]
-    steady: Callable[[Gate], set[int]] | None = None
+    steady: Callable[[Gate], Mapping[int, int]] | None = None
 
 
 class Mark:

@@ -11,8 +11,11 @@ weights swapped in for an evaluation) is checked in two ways, and a snapshot tha
 
     versions    PyTorch counts the changes in place of each tensor. Compared once the thread that trains comes by again,
                 when nothing that it began is under way any more. Changes through `.data` or NumPy are not counted.
-    samples     some elements of each tensor, taken at the boundary, must be in the copy to the bit. Finds changes to
+    samples     some words of each tensor, taken at the boundary, must be in the copy to the bit. Finds changes to
                 whole tensors however they were made, and a copy half of which is older than the other.
+
+One thread of the saver copies, in the order of the blobs, in pieces; the training's own thread takes part once it has
+come to the gate, and then waits for no more than the piece that the other one has in hand.
 """
 
 from __future__ import annotations
@@ -20,25 +23,27 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from spotrun.checkpoint.sample import Sample
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError
 
-__all__ = ["Copying", "Gate", "Later", "can_wait", "later_of"]
+__all__ = ["Copying", "Gate", "Later"]
 
-_LATER_BYTES_MIN = 16 << 10  # smaller tensors are copied at once: that costs less than looking after them
-_SAMPLES = 64  # elements of each tensor
+_PIECE_BYTES = 4 << 20  # copied at once: about a millisecond
 _LOOK_S = 0.5  # wall time between looks at whether the thread that trains still lives
 _CONFIRM_S = 5.0  # wall time after which the saving thread confirms; no operation on one tensor takes so long
-_STUCK_S = 60.0  # wall time in which no tensor is that large
+_STUCK_S = 60.0  # wall time in which no piece is that large
 _WARM_STEPS = 3  # steps after which an optimizer's state is there, and it is known what the loop does with gradients
 _CLOSURES = (torch.optim.LBFGS,)  # evaluate the model, and change it, many times within a step
+
+Update = Callable[[int, int, int, int], None]  # copies into a blob, to an address, from an address, some bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +53,46 @@ class Later:
     Attributes:
         blob: the number of the blob that it belongs to.
         source: an alias of it, which shares its counter of changes.
-        target: its place in the snapshot.
+        target: the address of its place in the snapshot.
+        address: its own.
+        size: in bytes.
         version: how often it had been changed at the boundary.
-        sample: some of its elements at the boundary.
     """
 
     name: str
     blob: int
     source: torch.Tensor
-    target: torch.Tensor
+    target: int
+    address: int
+    size: int
     version: int
-    sample: torch.Tensor
 
-
-def later_of(name: str, blob: int, source: torch.Tensor, target: torch.Tensor) -> Later:
-    """What to copy later, as it is now."""
-    return Later(name, blob, source, target, source._version, _sample(source))
+    @property
+    def storage(self) -> int:
+        """The address of the memory that it may share with others."""
+        return self.source.untyped_storage().data_ptr()
 
 
 class Copying:
     """One copy in the background. Made at the boundary, by the thread that trains.
 
     Args:
+        items: what to copy, in the order of the blobs.
+        sample: of the items, as they are at the boundary.
         blobs: how many blobs the snapshot has.
+        update: copies.
     """
 
-    def __init__(self, items: Sequence[Later], blobs: int, clock: Clock) -> None:
+    def __init__(self, items: Sequence[Later], sample: Sample, *, blobs: int, update: Update, clock: Clock) -> None:
         self._items = items
+        self._sample = sample
+        self._update = update
         self._clock = clock
+        self._pieces = _pieces(items)
         self._left = [0] * blobs
-        for item in items:
-            self._left[item.blob] += 1
-        self._done = [False] * len(items)
+        for blob, _, _, _ in self._pieces:
+            self._left[blob] += 1
+        self._unfinished = len(self._pieces)
         self._next = 0
         self._changed = threading.Condition()
         self._loop = threading.current_thread()
@@ -95,15 +108,15 @@ class Copying:
         while True:
             with self._changed:
                 index = self._next
-                if index >= len(self._items):
+                if index >= len(self._pieces):
                     return
                 self._next += 1
             self._copy(index)
 
     def wait_for(self, blob: int) -> None:
-        """Returns once a blob is complete; the saving thread's."""
-        self.work()
-        self._await(lambda: not self._left[blob])
+        """Returns once a blob is complete; for threads that do not copy."""
+        if self._left[blob]:
+            self._await(lambda: not self._left[blob])
 
     def settle(self) -> None:
         """The thread that trains is about to change something: finishes the copy and confirms it."""
@@ -124,6 +137,8 @@ class Copying:
             waited_s += _LOOK_S
             if waited_s >= _CONFIRM_S or not self._loop.is_alive():
                 self._confirm()
+        if self._edited is None:
+            self._edited = next(iter(self._sample.differing({item.name: item.target for item in self._items})), None)
         if self._edited is not None:
             raise CheckpointError(
                 f"{self._edited} was changed outside of its optimizer's step while it was being saved; from now on all "
@@ -137,34 +152,33 @@ class Copying:
 
     def _confirm(self) -> None:
         self.work()
-        self._await(lambda: not any(self._left))
+        self._await(lambda: not self._unfinished)
         for item in self._items:
             if item.source._version != item.version:
                 self._edited = self._edited or item.name
         self._confirmed.set()
 
     def _copy(self, index: int) -> None:
-        item = self._items[index]
+        blob, target, source, size = self._pieces[index]
         intact = False
         try:
-            with torch.no_grad():
-                item.target.copy_(item.source)
-            intact = torch.equal(_sample(item.target), item.sample)
-        finally:  # also when it is interrupted: nobody must wait for a tensor that nobody copies
+            self._update(blob, target, source, size)
+            intact = True
+        finally:  # also when it is interrupted: nobody must wait for a piece that nobody copies
             with self._changed:
                 if not intact:
-                    self._edited = self._edited or item.name
-                if not self._done[index]:
-                    self._done[index] = True
-                    self._left[item.blob] -= 1
-                self._changed.notify_all()
+                    self._edited = self._edited or "a tensor"
+                self._left[blob] -= 1
+                self._unfinished -= 1
+                if not self._left[blob]:
+                    self._changed.notify_all()
 
-    def _await(self, complete: Any) -> None:
+    def _await(self, complete: Callable[[], bool]) -> None:
         waited_s = 0.0
         with self._changed:
             while not self._changed.wait_for(complete, _LOOK_S):
                 waited_s += _LOOK_S
-                if waited_s >= _STUCK_S:  # a thread ended between taking a tensor and copying it
+                if waited_s >= _STUCK_S:  # a thread ended between taking a piece and copying it
                     self._edited = self._edited or "a tensor"
                     return
 
@@ -189,18 +203,17 @@ class Gate:
         """Holds the next step until this copy is complete."""
         self._copying = copying
 
-    def steady(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[int, int]:
-        """The addresses of tensors that only steps through this gate change, each with its storage's address."""
-        known: dict[int, int] = {}
+    def steady(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> list[torch.Tensor]:
+        """The tensors that only steps through this gate change."""
+        known: list[torch.Tensor] = []
         for optimizer in optimizers.values():
             if optimizer not in self._seen or isinstance(optimizer, _CLOSURES):
                 continue
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
+                    known.append(parameter)
                     state = optimizer.state[parameter].values() if parameter in optimizer.state else ()
-                    for value in (parameter, *state):
-                        if isinstance(value, torch.Tensor) and can_wait(value):
-                            known[value.data_ptr()] = value.untyped_storage().data_ptr()
+                    known += [value for value in state if isinstance(value, torch.Tensor)]
         return known
 
     @property
@@ -222,22 +235,9 @@ class Gate:
             self._copying = None
 
 
-def can_wait(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is one that can be copied later at all."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.layout is torch.strided
-        and tensor.is_contiguous()
-        and tensor.nbytes >= _LATER_BYTES_MIN
-        and not tensor.is_inference()  # those count no changes
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-    )
-
-
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Bytes of elements spread evenly over a contiguous tensor."""
-    count = min(_SAMPLES, tensor.numel())
-    with torch.no_grad():
-        spread = tensor.as_strided((count,), (max(tensor.numel() // max(count, 1), 1),))
-        return spread.clone(memory_format=torch.contiguous_format).view(torch.uint8)
+def _pieces(items: Sequence[Later]) -> list[tuple[int, int, int, int]]:
+    return [
+        (item.blob, item.target + start, item.address + start, min(_PIECE_BYTES, item.size - start))
+        for item in items
+        for start in range(0, item.size, _PIECE_BYTES)
+    ]

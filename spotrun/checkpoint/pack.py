@@ -1,31 +1,31 @@
-"""Tensors packed into blobs, and the host memory in which a snapshot waits to be written.
+"""Tensors packed into blobs.
 
 Every blob is a valid safetensors file: eight bytes with the header's length, the header as JSON padded with spaces,
 then the tensors without gaps. Tensors are packed in a fixed order, group by group, so that a group that has not
 changed (frozen layers) gives the same bytes, the same digest, and is not uploaded again.
 
-Staging memory is kept from save to save: copying into memory that is already there is several times faster than into
-fresh memory, whose pages the kernel must first hand out.
+All of this depends on names, dtypes and shapes alone, which hardly ever change from save to save: a `Packing` keeps it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from spotrun.checkpoint.copying import Later, later_of
-from spotrun.checkpoint.tensor import DTYPES, dtype_name, safetensors_name, size_bytes, view_bytes
+from spotrun.checkpoint.tensor import DTYPES, dtype_name, safetensors_name, size_bytes
+from spotrun.store import TensorRef
 
-__all__ = ["BLOB_BYTES_MAX", "Layout", "Slot", "Staging", "lay_out"]
+__all__ = ["ALIGNMENT", "BLOB_BYTES_MAX", "Layout", "Packing", "Plan", "Slot", "lay_out"]
 
-BLOB_BYTES_MAX = 32 << 20  # large enough for full speed of disk and network, small enough to have several under way
-_PAGE = 2 << 20  # what a huge page takes: in these, memory is handed out several times faster
-_ALIGNMENT = 64  # of the first tensor, so that every dtype lies at a multiple of its size
+ALIGNMENT = 64  # of the first tensor in a blob, so that every dtype lies at a multiple of its size
+BLOB_BYTES_MAX = 32 << 20  # large enough for full speed of disk and network
+_BLOB_BYTES_MIN = 4 << 20  # of the limit, which for small states is lower, so that several blobs are under way at once
+_BLOBS = 16  # of the states in between
+_WIDE = 16  # what tensors are a multiple of that come first in their blob, so that they lie at multiples of words
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,101 +48,93 @@ class Layout:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a state is packed.
+
+    Attributes:
+        slots: of all blobs, with the number of the blob.
+        starts: where each blob begins in memory that holds all of them.
+        size: of that memory.
+        refs: the tensors as a manifest names them.
+    """
+
+    layouts: tuple[Layout, ...]
+    slots: tuple[tuple[int, Slot], ...]
+    starts: tuple[int, ...]
+    size: int
+    refs: Mapping[str, TensorRef]
+
+
+class Packing:
+    """Plans, the last of which is kept.
+
+    Args:
+        group: the group of a tensor's name; tensors of different groups never share a blob.
+    """
+
+    def __init__(self, group: Callable[[str], str]) -> None:
+        self._group = group
+        self._forms: list[tuple[str, Any, Any]] = []
+        self._apart: frozenset[str] = frozenset()
+        self._plan: Plan | None = None
+
+    @property
+    def last(self) -> Plan:
+        """The plan that was given last."""
+        assert self._plan is not None
+        return self._plan
+
+    def plan(self, tensors: Mapping[str, torch.Tensor], *, apart: frozenset[str] = frozenset()) -> Plan:
+        """How to pack these tensors; the same object as long as nothing differs in name, dtype or shape.
+
+        Args:
+            apart: tensors that share no blob with others of their group: those that seem not to change.
+        """
+        forms = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+        if self._plan is None or forms != self._forms or apart != self._apart:
+            self._forms, self._apart = forms, apart
+            self._plan = _planned(lay_out(tensors, lambda name: self._group(name) + ("=" if name in apart else "")))
+        return self._plan
+
+
 def lay_out(
-    tensors: Mapping[str, torch.Tensor], group: Callable[[str], str], *, limit: int = BLOB_BYTES_MAX
+    tensors: Mapping[str, torch.Tensor], group: Callable[[str], str], *, limit: int | None = None
 ) -> tuple[Layout, ...]:
     """Packs tensors into blobs of at most `limit` bytes; a larger tensor has a blob of its own.
 
     Args:
         group: the group of a tensor's name; tensors of different groups never share a blob.
+        limit: None for what suits the size of the state.
     """
     groups: dict[str, list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(group(name), []).append((name, tensor))
+    most = limit or _limit(sum(tensor.nbytes for tensor in tensors.values()))
     layouts: list[Layout] = []
     for members in groups.values():
-        # The largest elements first, which keeps every tensor aligned without gaps; otherwise as they were found.
-        ordered = sorted(members, key=lambda item: -item[1].element_size())
-        layouts.extend(_layout(chunk) for chunk in _chunks(ordered, limit))
+        # What keeps every tensor aligned without gaps; otherwise as they were found.
+        ordered = sorted(members, key=lambda item: (item[1].nbytes % _WIDE > 0, -item[1].element_size()))
+        layouts.extend(_layout(chunk) for chunk in _chunks(ordered, most))
     return tuple(layouts)
 
 
-class Staging:
-    """Host memory for one snapshot. Not thread-safe: whoever reads `parts` must be done before the next `fill`."""
-
-    def __init__(self) -> None:
-        self._layouts: tuple[Layout, ...] = ()
-        self._memory: list[torch.Tensor] = []
-        self._arena: torch.Tensor | None = None
-
-    @property
-    def layouts(self) -> tuple[Layout, ...]:
-        """What `parts` holds."""
-        return self._layouts
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that it holds."""
-        return self._arena.numel() if self._arena is not None else 0
-
-    def reserve(self, layouts: tuple[Layout, ...]) -> None:
-        """Takes memory for snapshots of this size and makes the kernel hand it out, so that the first save is fast."""
-        self._take(sum(map(_padded, layouts)))
-        assert self._arena is not None
-        self._arena.zero_()
-
-    def fill(
-        self, layouts: tuple[Layout, ...], tensors: Mapping[str, torch.Tensor], *, later: Set[str] = frozenset()
-    ) -> list[Later]:
-        """Copies the tensors, from any device, into host memory; returns when all of it is there but those in `later`.
-
-        Returns:
-            What is still to be copied, in the order of the blobs.
-        """
-        if layouts != self._layouts:
-            self._take(sum(map(_padded, layouts)))
-            self._place(layouts)
-        left = []
-        with torch.no_grad():
-            for number, (memory, layout) in enumerate(zip(self._memory, layouts, strict=True)):
-                for slot in layout.slots:
-                    place = view_bytes(memory, start=slot.start, dtype=slot.dtype, shape=slot.shape, key="staging")
-                    if slot.name in later:
-                        left.append(later_of(slot.name, number, tensors[slot.name], place))
-                    else:
-                        place.copy_(tensors[slot.name])
-        return left
-
-    def parts(self) -> list[memoryview]:
-        """The bytes of each blob; valid until the next `fill`."""
-        return [memory.numpy().data for memory in self._memory]
-
-    def release(self) -> None:
-        """Gives the memory back."""
-        self._layouts, self._memory, self._arena = (), [], None
-
-    def _take(self, size: int) -> None:
-        if size <= self.size:
-            return
-        self.release()  # the old before the new
-        memory = mmap.mmap(-1, max(-(-size // _PAGE) * _PAGE, _PAGE))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them: small pages do as well
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        self._arena = torch.frombuffer(memory, dtype=torch.uint8)
-
-    def _place(self, layouts: tuple[Layout, ...]) -> None:
-        assert self._arena is not None
-        self._layouts, self._memory, start = layouts, [], 0
-        for layout in layouts:
-            memory = self._arena[start : start + layout.size]
-            memory[: len(layout.header)] = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
-            self._memory.append(memory)
-            start += _padded(layout)
+def _limit(size: int) -> int:
+    """A power of two, so that states of nearly the same size are cut alike."""
+    return min(max(1 << (size // _BLOBS).bit_length(), _BLOB_BYTES_MIN), BLOB_BYTES_MAX)
 
 
-def _padded(layout: Layout) -> int:
-    return -(-layout.size // _ALIGNMENT) * _ALIGNMENT
+def _planned(layouts: tuple[Layout, ...]) -> Plan:
+    starts, size = [], 0
+    for layout in layouts:
+        starts.append(size)
+        size += -(-layout.size // ALIGNMENT) * ALIGNMENT
+    slots = tuple((number, slot) for number, layout in enumerate(layouts) for slot in layout.slots)
+    refs = {
+        slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
+        for number, slot in slots
+    }
+    return Plan(layouts, slots, tuple(starts), size, refs)
 
 
 def _chunks(members: Sequence[tuple[str, torch.Tensor]], limit: int) -> Iterable[list[tuple[str, torch.Tensor]]]:
@@ -176,7 +168,7 @@ def _layout(members: Sequence[tuple[str, torch.Tensor]]) -> Layout:
         placed.append((name, dtype, shape, offset, end))
         offset = end
     text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     slots = tuple(Slot(n, d, s, len(header) + start, len(header) + end) for n, d, s, start, end in placed)
     return Layout(header, slots, len(header) + offset)

@@ -15,11 +15,23 @@ _T = TypeVar("_T")
 _THREADS = 3  # one that hashes, one that writes, one that waits for the disk
 
 
-def in_parallel(action: Callable[[int], _T], count: int) -> list[_T]:
-    """What `action` gives for each number below `count`, begun in this order by this thread and at most two more.
+def in_parallel(
+    action: Callable[[int], _T],
+    count: int,
+    *,
+    threads: int = _THREADS,
+    first: Callable[[], object] | None = None,
+    enter: Callable[[], object] | None = None,
+) -> list[_T]:
+    """What `action` gives for each number below `count`, begun in this order by this thread and a few more.
+
+    Args:
+        threads: this one included.
+        first: what this thread does before it takes part, while the others have begun.
+        enter: what each of the other threads does at its start.
 
     Raises:
-        Exception: the first that `action` raised; what had begun has ended by then, and nothing else was begun.
+        Exception: the first that was raised; what had begun has ended by then, and nothing else was begun.
     """
     waiting, results, errors = deque(range(count)), dict[int, _T](), list[Exception]()
 
@@ -34,14 +46,23 @@ def in_parallel(action: Callable[[int], _T], count: int) -> list[_T]:
             except Exception as err:  # noqa: BLE001  the thread may end here; raised below
                 errors.append(err)
 
+    def help_out() -> None:
+        if enter is not None:
+            enter()
+        run()
+
     # Not daemons: a process that ends while a blob is on its way waits for it.
-    helpers = [threading.Thread(target=run, name="spotrun-blob", daemon=False) for _ in range(min(count, _THREADS) - 1)]
+    helpers = [
+        threading.Thread(target=help_out, name="spotrun-blob", daemon=False) for _ in range(min(count, threads) - 1)
+    ]
     started = []
     for helper in helpers:
         with contextlib.suppress(RuntimeError):  # no thread can be had (any more): then this one does it all
             helper.start()
             started.append(helper)
     try:
+        if first is not None:
+            first()
         run()
     finally:
         waiting.clear()

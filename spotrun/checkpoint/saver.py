@@ -19,18 +19,25 @@ from typing import Any
 import torch
 
 from spotrun.checkpoint.commit import Committer, Part
-from spotrun.checkpoint.copying import Copying, Gate, can_wait
-from spotrun.checkpoint.pack import Layout, Staging, lay_out
+from spotrun.checkpoint.copying import Copying, Gate
+from spotrun.checkpoint.pack import Packing
 from spotrun.checkpoint.parallel import in_parallel
 from spotrun.checkpoint.report import unshipped
+from spotrun.checkpoint.sample import Sample, Sampling
 from spotrun.checkpoint.settings import Settings
+from spotrun.checkpoint.staging import Staging
 from spotrun.checkpoint.state import group_of
+from spotrun.checkpoint.still import Stillness
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
-from spotrun.store import BlobRef, BlobStore, CommitEntry, TensorRef, write_blob
+from spotrun.store import BlobRef, BlobStore, CommitEntry, write_blob
+from spotrun.store.digest import digest_of
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
+
+_THREADS = 8  # that send
+_HASHERS = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +85,12 @@ class Saver:
         self._settings = settings
         self._clock = settings.clock
         self._known = known
+        self._packing = Packing(group_of)
+        self._sampling = Sampling()
+        self._still = Stillness(lambda name: group_of(name) == "frozen")
         self._staging = Staging()
         self._gate = Gate()
+        self._hashing = threading.BoundedSemaphore(_HASHERS)
         self._copying: Copying | None = None
         self._overlaps = True  # until a copy is found to show more than one moment
         self._prepared = False
@@ -94,13 +105,13 @@ class Saver:
 
     def begin(self, tree: Mapping[str, Any], *, step: int, on_notice: bool,
               fingerprint: Mapping[str, str], since: float,
-              steady: Callable[[Gate], set[int]] | None = None) -> None:  # fmt: skip
+              steady: Callable[[Gate], Mapping[int, int]] | None = None) -> None:  # fmt: skip
         """Copies the state and starts to write it; returns as soon as the loop may go on.
 
         Args:
             tree: the state, with live tensors.
             since: the clock's `monotonic` at the boundary, from which on the loop stands still.
-            steady: gives the addresses of tensors that may be copied later; None if there are none.
+            steady: gives the tensors that may be copied later, sizes by address; None if there are none.
 
         Raises:
             NotCapturable: the state has grown something that cannot be saved.
@@ -109,9 +120,12 @@ class Saver:
         captured_at = self._clock.now()
         flat = self._committer.share(flatten(tree), step=step)
         self._await_preparation()
-        layouts = lay_out(flat.tensors, group_of)
-        later = _later(flat.tensors, steady(self._gate)) if steady and self._overlaps else frozenset()
-        self._copying = Copying(self._staging.fill(layouts, flat.tensors, later=later), len(layouts), self._clock)
+        sample = self._sampling.take(flat.tensors)
+        self._still.observe(flat.tensors, sample)
+        plan = self._packing.plan(flat.tensors, apart=self._still.apart)
+        later = _later(flat.tensors, sample, steady(self._gate)) if steady and self._overlaps else {}
+        items = self._staging.fill(plan, flat.tensors, steady=later)
+        self._copying = Copying(items, sample, blobs=len(plan.layouts), update=self._staging.update, clock=self._clock)
         self._gate.hold(self._copying)
         snapshot = Snapshot(
             step=step,
@@ -144,10 +158,11 @@ class Saver:
             return
         self._prepared = True
         flat = self._committer.share(flatten(capture()), step=None)
-        layouts = lay_out(flat.tensors, group_of)
+        self._still.observe(flat.tensors, self._sampling.take(flat.tensors))
+        plan = self._packing.plan(flat.tensors)
         if self._staging.size == 0:
             self._preparing = threading.Thread(
-                target=self._staging.reserve, args=(layouts,), name="spotrun-memory", daemon=False
+                target=self._staging.reserve, args=(plan.size,), name="spotrun-memory", daemon=False
             )
             self._preparing.start()
 
@@ -178,7 +193,7 @@ class Saver:
             return snapshot.stall_s + self._clock.monotonic() - began
 
         try:
-            entry = self._write(snapshot, copying)
+            entry, new_bytes = self._write(snapshot, copying)
         except Exception as err:  # noqa: BLE001  the thread ends here; the error is the loop's now
             self._overlaps = self._overlaps and not copying.edited
             self._known = {}  # whatever it was, the next save trusts nothing that it did not write itself
@@ -191,6 +206,7 @@ class Saver:
             captured_at=snapshot.captured_at,
             stall_s=snapshot.stall_s + copying.waited_s,
             size_bytes=entry.size,
+            new_bytes=new_bytes,
             on_notice=entry.on_notice,
         )
         pruning: Exception | None = None
@@ -199,46 +215,44 @@ class Saver:
             pruning = _attempt(self._committer.prune)
         self._outcome = Outcome(snapshot, commit, None, duration, pruning)
 
-    def _write(self, snapshot: Snapshot, copying: Copying) -> CommitEntry:
-        layouts, parts = self._staging.layouts, self._staging.parts()
+    def _write(self, snapshot: Snapshot, copying: Copying) -> tuple[CommitEntry, int]:
+        """Makes a commit of the snapshot; gives it, and how many bytes were stored for it."""
+        parts, plan = self._staging.parts(), self._packing.last
 
         def store(number: int) -> BlobRef:
             copying.wait_for(number)
-            return write_blob(self._store, self._committer.attempt, [parts[number]], known=self._known)
+            digest = self._staging.digest(number)
+            if digest is None:
+                with self._hashing:
+                    digest = digest_of([parts[number]], threads=1)  # the other cores train
+                self._staging.note(number, digest)
+            return write_blob(self._store, self._committer.attempt, [parts[number]], known=self._known, digest=digest)
 
-        blobs = in_parallel(store, len(parts))
+        blobs = in_parallel(store, len(parts), threads=_THREADS, first=copying.work)
         copying.check()
         part = Part(
             step=snapshot.step,
             document=snapshot.document,
             blobs=tuple(blobs),
-            tensors=_tensor_refs(layouts),
+            tensors=plan.refs,
             fingerprint=snapshot.fingerprint,
             metrics=snapshot.metrics,
             captured_at=snapshot.captured_at,
             on_notice=snapshot.on_notice,
         )
         entry = self._committer.commit(part)
+        held = {blob.key for blob in self._known.values()}
         self._known = {blob.digest: blob for blob in blobs}
-        return entry
+        return entry, sum(blob.size for blob in blobs if blob.key not in held)
 
 
-def _later(tensors: Mapping[str, torch.Tensor], steady: set[int]) -> frozenset[str]:
-    """The tensors that are copied later: those at these addresses, if nothing else lies in the same memory."""
-    later = {name for name, tensor in tensors.items() if tensor.data_ptr() in steady and can_wait(tensor)}
-    others = {
-        tensor.untyped_storage().data_ptr()
-        for name, tensor in tensors.items()
-        if name not in later and tensor.layout is torch.strided
-    }
-    return frozenset(name for name in later if tensors[name].untyped_storage().data_ptr() not in others)
-
-
-def _tensor_refs(layouts: tuple[Layout, ...]) -> dict[str, TensorRef]:
+def _later(tensors: Mapping[str, torch.Tensor], sample: Sample, steady: Mapping[int, int]) -> dict[str, int]:
+    """The tensors that are copied later, with their addresses: what lies where nothing changes before a step."""
     return {
-        slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
-        for number, layout in enumerate(layouts)
-        for slot in layout.slots
+        name: address
+        for name, address in sample.addresses.items()
+        if tensors[name].nbytes <= steady.get(address, -1)
+        and not (tensors[name].is_inference() or tensors[name].is_conj() or tensors[name].is_neg())
     }
 
 

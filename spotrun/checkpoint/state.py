@@ -84,15 +84,30 @@ class Components:
             "generators": capture_generators(self.generators),
         }
 
-    def steady(self, gate: Gate) -> set[int]:
-        """The addresses of what nothing will change before an optimizer steps, neither forward nor backward."""
-        buffers = {
+    def steady(self, gate: Gate) -> dict[int, int]:
+        """What nothing will change before an optimizer steps, neither forward nor backward: sizes by address."""
+        tensors = gate.steady(self.optimizers)
+        stepped = {id(tensor) for tensor in tensors}
+        for model in self.models.values():
+            parameters = list(model.parameters())
+            if any(
+                id(parameter) in stepped for parameter in parameters
+            ):  # a model that is trained, not one that only follows it
+                tensors += [parameter for parameter in parameters if not parameter.requires_grad]
+        changing = {
             buffer.untyped_storage().data_ptr()
             for model in self.models.values()
             for buffer in model.buffers()
             if buffer.layout is torch.strided
         }
-        return {address for address, storage in gate.steady(self.optimizers).items() if storage not in buffers}
+        return {
+            tensor.data_ptr(): tensor.nbytes
+            for tensor in tensors
+            if tensor.is_cpu
+            and tensor.layout is torch.strided
+            and not tensor.is_inference()  # those count no changes
+            and (not changing or tensor.untyped_storage().data_ptr() not in changing)
+        }
 
     def check(self) -> None:
         """Refuses what could not be saved, by its path as the user knows it.

@@ -74,6 +74,7 @@ class Commit(_Document):
     captured_at: datetime  # the step boundary whose state it holds: work before this is safe
     stall_s: float = 0.0  # how long the loop was blocked for it
     size_bytes: int = 0
+    new_bytes: int | None = None  # of these, stored for this commit; the others lay there already
     on_notice: bool = False
     margin_s: float | None = None  # under a notice: from `at` to the announced end; negative if it came too late
 

@@ -29,7 +29,12 @@ _VERIFY_THREADS = 4  # one hashes while the others wait for bytes
 
 
 def write_blob(
-    store: BlobStore, attempt: int, parts: Sequence[Part], *, known: Mapping[str, BlobRef] | None = None
+    store: BlobStore,
+    attempt: int,
+    parts: Sequence[Part],
+    *,
+    known: Mapping[str, BlobRef] | None = None,
+    digest: str | None = None,
 ) -> BlobRef:
     """Stores the concatenation of `parts` as a blob of this attempt and checks that it arrived whole.
 
@@ -37,15 +42,15 @@ def write_blob(
 
     Args:
         known: blobs by digest that need not be stored again; then the one of them is given.
+        digest: of the parts, if the caller has computed it.
 
     Raises:
         CheckpointCorrupt: what the store holds afterwards is shorter, longer or ends differently.
         StoreError: the store failed.
     """
-    hashed = blake3(max_threads=1)  # the other cores train, or hash another blob
-    for view in views_of(parts):
-        hashed.update(view)
-    size, digest = size_of(parts), hashed.hexdigest()
+    size = size_of(parts)
+    if digest is None:
+        digest = digest_of(parts, threads=1)  # the other cores train, or hash another blob
     if known and digest in known:
         return known[digest]
     ref = BlobRef(key=blob_key(attempt, digest), size=size, digest=digest)

@@ -28,9 +28,15 @@ def size_of(parts: Sequence[Part]) -> int:
     return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
 
 
-def digest_of(parts: Sequence[Part]) -> str:
-    """The digest of the parts' concatenation."""
-    digest = blake3(max_threads=blake3.AUTO if size_of(parts) >= _THREADS_FROM_BYTES else 1)
+def digest_of(parts: Sequence[Part], *, threads: int | None = None) -> str:
+    """The digest of the parts' concatenation.
+
+    Args:
+        threads: that compute it; None for as many as are worth it.
+    """
+    if threads is None:
+        threads = blake3.AUTO if size_of(parts) >= _THREADS_FROM_BYTES else 1
+    digest = blake3(max_threads=threads)
     for view in views_of(parts):
         digest.update(view)
     return digest.hexdigest()

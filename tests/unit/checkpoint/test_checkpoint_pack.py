@@ -7,14 +7,16 @@ import safetensors.torch
 import torch
 from full_job import digest
 
-from spotrun.checkpoint.pack import Staging, lay_out
+from spotrun.checkpoint import pack
+from spotrun.checkpoint.pack import Packing, Plan
+from spotrun.checkpoint.staging import Staging
 from spotrun.checkpoint.tensor import DTYPES, safetensors_name, view_bytes
 
 
-def packed(tensors: dict[str, torch.Tensor], limit: int = 1 << 20) -> tuple[Staging, list[bytes]]:
-    staging = Staging()
-    staging.fill(lay_out(tensors, lambda name: name.partition(".")[0], limit=limit), tensors)
-    return staging, [bytes(part) for part in staging.parts()]
+def packed(tensors: dict[str, torch.Tensor]) -> tuple[Plan, list[bytes]]:
+    staging, plan = Staging(), Packing(lambda name: name.partition(".")[0]).plan(tensors)
+    assert staging.fill(plan, tensors) == []
+    return plan, [bytes(part) for part in staging.parts()]
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
@@ -26,7 +28,7 @@ def test_every_blob_is_a_safetensors_file() -> None:
         "b.empty": torch.empty(0, 3),
         "b.turned": torch.arange(6.0).view(2, 3).t(),
     }
-    staging, blobs = packed(tensors)
+    plan, blobs = packed(tensors)
     assert len(blobs) == 2
     read = {name: tensor for blob in blobs for name, tensor in safetensors.torch.load(blob).items()}
     assert read.keys() == tensors.keys()
@@ -35,18 +37,19 @@ def test_every_blob_is_a_safetensors_file() -> None:
             assert digest(read[name]) == digest(tensor.contiguous())
         else:
             assert read[name].dtype == torch.uint8
-    for layout, blob in zip(staging.layouts, blobs, strict=True):
+    for layout, blob in zip(plan.layouts, blobs, strict=True):
         memory = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
         for slot in layout.slots:
             view = view_bytes(memory, start=slot.start, dtype=slot.dtype, shape=slot.shape, key="")
             assert digest(view) == digest(tensors[slot.name].contiguous())
 
 
-def test_blobs_keep_to_their_limit_and_a_large_tensor_has_one_of_its_own() -> None:
+def test_blobs_keep_to_their_limit_and_a_large_tensor_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that several can be sent at once, and none needs more memory than it must."""
     tensors = {f"a.{number}": torch.zeros(100) for number in range(10)} | {"a.large": torch.zeros(1000)}
-    staging, _ = packed(tensors, limit=1200)
-    sizes = [sum(slot.end - slot.start for slot in layout.slots) for layout in staging.layouts]
+    monkeypatch.setattr(pack, "_limit", lambda size: 1200)
+    plan, _ = packed(tensors)
+    sizes = [sum(slot.end - slot.start for slot in layout.slots) for layout in plan.layouts]
     assert sorted(sizes) == [400, 1200, 1200, 1200, 4000]
 
 
@@ -62,13 +65,17 @@ def test_the_same_layers_give_the_same_bytes() -> None:
 def test_staging_memory_is_kept_and_independent_of_the_tensors() -> None:
     """A second fill of the same layout uses the same memory; changing a tensor afterwards changes nothing."""
     tensor = torch.arange(8.0)
-    layout = lay_out({"a": tensor}, lambda name: name)
+    plan = Packing(lambda name: name).plan({"a": tensor})
     staging = Staging()
-    staging.fill(layout, {"a": tensor})
+    staging.fill(plan, {"a": tensor})
     before = staging.parts()[0]
     kept = bytes(before)
     tensor.zero_()
     assert bytes(before) == kept
-    staging.fill(layout, {"a": tensor})
-    assert staging.parts()[0].obj.ctypes.data == before.obj.ctypes.data
+    staging.fill(plan, {"a": tensor})
+    assert address_of(staging.parts()[0]) == address_of(before)
     assert bytes(before) != kept
+
+
+def address_of(view: memoryview) -> int:
+    return torch.frombuffer(view, dtype=torch.uint8).data_ptr()

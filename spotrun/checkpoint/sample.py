@@ -1,0 +1,83 @@
+"""A few words of each large tensor, to see afterwards whether it was written to.
+
+A tensor that is written as a whole (a step of an optimizer, weights scaled or swapped) changes in nearly all of its
+words; one that is written in a few rows may not change in any that is looked at. So equal samples are a hint, and
+different ones a proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spotrun.checkpoint.address import WORD_BYTES, look
+
+__all__ = ["SAMPLED_BYTES_MIN", "Sample", "Sampling"]
+
+SAMPLED_BYTES_MIN = 16 << 10
+_WORDS = 64  # of each tensor: a few nanoseconds each, since they are all asked for at once
+
+
+class Sample:
+    """What some tensors held at some words, at one moment.
+
+    Args:
+        addresses: of the tensors, by name.
+        offsets: where to look, a row for each of them.
+    """
+
+    def __init__(self, addresses: Mapping[str, int], offsets: npt.NDArray[np.int64]) -> None:
+        self.addresses = addresses
+        self._offsets = offsets
+        self._words = look(np.fromiter(addresses.values(), np.int64, len(addresses))[:, None] + offsets)
+        self._rows = {name: row for row, name in enumerate(addresses)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def differing(self, copies: Mapping[str, int]) -> list[str]:
+        """The names of the tensors whose copies, at these addresses, hold something else."""
+        rows = [self._rows[name] for name in copies]
+        addresses = np.fromiter(copies.values(), np.int64, len(copies))
+        different = look(addresses[:, None] + self._offsets[rows]) != self._words[rows]
+        return [name for name, differs in zip(copies, different.any(axis=1).tolist(), strict=True) if differs]
+
+    def compared(self, earlier: Sample) -> dict[str, bool]:
+        """Of each tensor that is in an earlier sample too, whether it held something else then."""
+        names = list(self._rows) if self._rows == earlier._rows else [name for name in self._rows if name in earlier]
+        rows, before = [self._rows[name] for name in names], [earlier._rows[name] for name in names]
+        different = (self._words[rows] != earlier._words[before]).any(axis=1)
+        return dict(zip(names, different.tolist(), strict=True))
+
+
+class Sampling:
+    """Takes samples; remembers where it looks."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._offsets = _spread([])
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> Sample:
+        """A sample of those of the tensors that are large enough and lie in the main memory, one word after the other."""
+        addresses: dict[str, int] = {}
+        sizes = []
+        for name, tensor in tensors.items():
+            size = tensor.nbytes
+            if size < SAMPLED_BYTES_MIN or size < WORD_BYTES or not tensor.is_cpu or not tensor.is_contiguous():
+                continue
+            address = tensor.data_ptr()
+            if address % WORD_BYTES == 0:
+                addresses[name] = address
+                sizes.append(size)
+        if sizes != self._sizes:
+            self._sizes, self._offsets = sizes, _spread(sizes)
+        return Sample(addresses, self._offsets)
+
+
+def _spread(sizes: list[int]) -> npt.NDArray[np.int64]:
+    """Where to look into tensors of these sizes in bytes: a row of offsets for each, multiples of a word."""
+    words = np.asarray(sizes, np.int64) // WORD_BYTES
+    return np.arange(_WORDS, dtype=np.int64)[None, :] * (words[:, None] - 1) // (_WORDS - 1) * WORD_BYTES
