@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,7 +29,8 @@ _T = TypeVar("_T")
 _TRIES_S = 600.0  # an outage of a store is over in minutes; until then the machine waits, and says so
 _TRIES_WALL_S = 30.0
 _PAUSE_S = 10.0
-_TELL_WALL_S = 10.0  # between two lines about the progress of a restore
+_TOLD_FROM_BYTES = 1 << 30  # of a restore; less takes seconds
+_LISTED_MAX = 5  # names in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,14 @@ def _restore(
         return None
     restoration.place(found.record)
     step, files = found.entry.step, len(found.record.files)
-    kept = f", {restoration.kept} of them were there already" if restoration.kept else ""
+    kept = f", {restoration.kept} of which were there already" if restoration.kept else ""
     news.set(step=step, resumed_from=step)
     news.say(
-        f"restored {place.path} as of step {step}, committed by attempt {found.entry.attempt}: {files} files, "
-        f"{format_bytes(found.record.size)}{kept}"
+        f"restored {place.path} as of step {step}, committed by attempt {found.entry.attempt}: "
+        f"{format_bytes(found.record.size)}, files: {files}{kept}"
     )
     if restoration.moved:
-        news.say(f"moved {len(restoration.moved)} names that are not in that commit to {aside}")
+        news.say(f"what is not in that commit was moved to {aside}: {_listed(restoration.moved)}")
     return found
 
 
@@ -129,7 +130,14 @@ def _commit_first(custody: Custody, uploader: Uploader, listing: Listing, *, clo
     uploader.committed(stored)
     news.set(step=entry.step)
     if listing.files:
-        news.say(f"the folder holds {len(listing.files)} files already; they are committed as step {entry.step}")
+        news.say(
+            f"the folder is not empty; what is in it is committed as step {entry.step}: {_listed([*listing.files])}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED_MAX} more" if len(names) > _LISTED_MAX else ""
+    return ", ".join(names[:_LISTED_MAX]) + more
 
 
 class _Told:
@@ -152,9 +160,6 @@ class _Told:
         if self._done >= self._next and self._size > _TOLD_FROM_BYTES:
             self._next = self._done + self._size // 10
             self._news.say(f"restored {format_bytes(self._done)} of {format_bytes(self._size)}")
-
-
-_TOLD_FROM_BYTES = 1 << 30  # less takes seconds
 
 
 class _Persistence:

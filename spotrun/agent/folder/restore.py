@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from spotrun.agent.folder.record import FolderFile, Record
 from spotrun.agent.folder.rule import Rules
-from spotrun.errors import SpecError
+from spotrun.errors import SpecError, SpotrunError
 from spotrun.store import BlobRef, BlobStore, Manifest, read_blob
 from spotrun.store.key import TEMPORARY
 from spotrun.units import format_bytes
@@ -74,7 +74,11 @@ class Restoration:
             for number, file in wanted.items():
                 self._finish(self._draft(number), file)
         except OSError as err:
+            self._clear()
             raise SpecError(f"the folder {self._root} cannot be restored on this machine: {err.strerror}") from err
+        except SpotrunError:
+            self._clear()
+            raise
 
     def place(self, record: Record) -> None:
         """Moves aside what the commit does not have, and puts what was fetched in place.
