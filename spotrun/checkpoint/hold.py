@@ -61,6 +61,7 @@ def take_hold(settings: Settings, components: Components, reporter: Reporter, ga
     mine = Localizer(Place(0, 1))
     restored = load(lineage.commits, mine)
     _warn(restored, mine.warnings, reporter)
+    restored = _gone_on_from(restored)
     committer = SoleCommitter(store, lineage, settings, resumed_from=_step(restored))
     known = restored.blobs if restored is not None and _is_newest(lineage, restored) else {}
     return Hold(store, lineage.attempt, restored, committer, Alone(), known)
@@ -77,6 +78,7 @@ def _hold_together(
     entered = gang.enter(claim, settings.place)
     restored = gang.resume(load)
     _warn(restored, (), reporter)
+    restored = _gone_on_from(restored)
     committer = gang.committer(
         lambda lineage: SoleCommitter(store, lineage, settings, resumed_from=_step(restored)),
     )
@@ -98,6 +100,11 @@ def _claim(store: BlobStore, settings: Settings, reporter: Reporter) -> Lineage:
         if isinstance(entry, DamagedEntry):
             reporter.warn(f"{entry.error}; if it was a commit, the one before it is used")
     return lineage
+
+
+def _gone_on_from(restored: Restored | None) -> Restored | None:
+    """What the loop goes on from: nothing, if only weights were imported."""
+    return None if restored is not None and restored.imported else restored
 
 
 def _warn(restored: Restored | None, others: Sequence[str], reporter: Reporter) -> None:

@@ -63,10 +63,11 @@ def prepare_imported(models: Mapping[str, torch.nn.Module], saved: Mapping[str, 
         with torch.no_grad():
             for memory, value in pairs:
                 put(value, memory)
-        told = [
+        first = (
             f"this run starts from weights that were imported from {saved['imported'].get('format', 'elsewhere')}; "
             "optimizer, data position and randomness start fresh"
-        ]
+        )
+        told = [first]
         if converted:
             more = f" and {len(converted) - 3} more" if len(converted) > 3 else ""
             told.append(f"imported weights were converted: {', '.join(converted[:3])}{more}")

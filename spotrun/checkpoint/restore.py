@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spotrun.checkpoint.imported import is_imported
 from spotrun.checkpoint.reading import fill
 from spotrun.checkpoint.state import Components
 from spotrun.checkpoint.stored import StoredTensor, materialized
@@ -69,6 +70,11 @@ class Restored:
     damaged: tuple[CheckpointCorrupt, ...]
     warnings: tuple[str, ...]
     blobs: Mapping[str, BlobRef]
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was weights from elsewhere, now loaded: then the run begins here, it does not go on."""
+        return is_imported(self.tree)
 
     def without_tensors(self) -> Restored:
         """What the loop still needs once models and optimizers are loaded; the rest is memory."""

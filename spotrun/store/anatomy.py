@@ -54,6 +54,9 @@ def dissect(manifest: Manifest) -> list[Group]:
 def summary_of(state: Any) -> dict[str, str]:
     """A few words about the state: where in the data it is, which optimizers with which rate."""
     told: dict[str, str] = {}
+    if isinstance(state, dict) and state.get("$") == "gang":
+        told["processes"] = str(state.get("world"))
+        state = state.get("v")
     if not isinstance(state, dict):
         return told
     position = state.get("position")

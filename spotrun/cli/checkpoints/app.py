@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from spotrun.cli.checkpoints import listing, removal, showing, tagging, verification
+from spotrun.cli.checkpoints import difference, listing, removal, showing, tagging, transfer, verification
 
 __all__ = ["app"]
 
@@ -12,6 +12,9 @@ app = typer.Typer(help="Look at a job's checkpoints, check, move and remove them
 app.command("ls")(listing.ls)
 app.command("show")(showing.show)
 app.command("verify")(verification.verify)
+app.command("diff")(difference.diff)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_)
 app.command("tag")(tagging.tag)
 app.command("prune")(removal.prune)
 app.command("gc")(removal.gc)
