@@ -53,6 +53,7 @@ SHAPE = ("--latency-ms", "20", "--conn-mbps", "90")
 WORKER_S_MAX = 900
 PACKAGES = ("torch", "boto3", "botocore", "s3fs", "fsspec", "obstore", "s3torchconnector", "safetensors", "torchsnapshot",
             "torch_checkpointing", "spotrun")  # fmt: skip
+WIDTH = 150  # of the tables in the terminal
 CASES_MB = 100  # of the bags of tensors
 
 
@@ -257,7 +258,7 @@ def main() -> None:
         "results": rows,
         "absent": [{"method": name, "reason": why} for name, why in absent.items()],
         "cases": cases,
-        "bars": bars_of(rows, cases, shaped=arguments.shaped),
+        "bars": bars_of(rows, cases, shaped=arguments.shaped) if arguments.store == "s3" else [],
         "store": arguments.store,
         "shaped": arguments.shaped,
         "versions": versions(),
@@ -268,7 +269,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
-        Console().print(*table(report), sep="\n")
+        Console(width=WIDTH).print(*table(report), sep="\n")
         if not arguments.dry:
             RESULTS.write_text(markdown(report))
             SCREEN.print(f"written to {RESULTS}")
@@ -279,7 +280,7 @@ def main() -> None:
         sys.exit(1)
 
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = Console(stderr=True, highlight=False, width=WIDTH + 40)
 
 if __name__ == "__main__":
     main()

@@ -10,12 +10,14 @@ import gc
 import os
 import re
 import threading
+from collections import deque
 from pathlib import Path
 
 import psutil
 
 MB = 1e6
 LOOK_S = 0.05
+LOOKS = 4  # a child counts with the least of its last looks: before `exec` it shows the memory of its parent
 
 
 def reset_peak() -> None:
@@ -60,12 +62,16 @@ class Children:
         self._thread.join()
 
     def _watch(self) -> None:
+        seen: dict[int, deque[float]] = {}
         while not self._over.wait(LOOK_S):
             try:
                 children = self._process.children(recursive=True)
             except psutil.NoSuchProcess:
                 return
-            held = sum(_field("RssAnon", child.pid) for child in children)
+            seen = {child.pid: seen.get(child.pid, deque([0.0] * LOOKS, LOOKS)) for child in children}
+            for process, looks in seen.items():
+                looks.append(_field("RssAnon", process))
+            held = sum(min(looks) for looks in seen.values())
             self.peak_mb[self.phase] = max(held, self.peak_mb.get(self.phase, 0.0))
 
 

@@ -19,6 +19,8 @@ COLUMNS = {
 }
 STALL_S_MAX = 0.010
 EXTRA_MB_MAX = 96
+SHORT = ("stall", "extra", "durable", "resume", "MB over copy", "MB", "MB resume", "step x", "1st stall")  # of COLUMNS
+RESOLUTION_S = 0.001  # what a peer's figure is taken for at least
 RATIOS = {"extra_train_s": 0.9, "durable_s": 0.5, "resume_s": 0.2}  # of the best peer for that figure
 SHAPED_RATIOS = {"stall_s": 1.0, "extra_train_s": 1.0, "durable_s": 1.0, "resume_s": 1.0}
 UPLOADED_RATIO = 1.1  # of the bytes that changed
@@ -43,7 +45,8 @@ def bars_of(rows: list[dict[str, Any]], cases: dict[str, Any], *, shaped: bool) 
             best = min(rivals, key=lambda row: float(row[name]), default=None)
             if best is not None:
                 what = f"{where}: {name} at most {ratio:g} of the best peer's"
-                bars.append(_bar(what, ours[name], ratio * best[name], peer=best["label"], best=best[name]))
+                limit = ratio * max(best[name], RESOLUTION_S)
+                bars.append(_bar(what, ours[name], limit, peer=best["label"], best=best[name]))
         if not shaped:
             bars.append(_bar(f"{where}: stall_s at most {STALL_S_MAX}", ours["stall_s"], STALL_S_MAX))
         bars.append(_bar(f"{where}: peak_extra_mb at most {EXTRA_MB_MAX}", ours["peak_extra_mb"], EXTRA_MB_MAX))
@@ -102,13 +105,15 @@ def table(report: dict[str, Any]) -> Iterable[Table]:
     for size_mb in sorted({row["size_mb"] for row in report["results"]}):
         shown = Table(title=f"{size_mb:g} MB, medians", title_justify="left")
         shown.add_column("method", no_wrap=True)
-        for column in COLUMNS.values():
-            shown.add_column(column, justify="right")
+        for column in SHORT:
+            shown.add_column(column, justify="right", no_wrap=True)
         for row in report["results"]:
             if row["size_mb"] == size_mb:
                 style = "bold" if row["method"] == "spotrun" else None
                 shown.add_row(row["label"], *(_number(name, row[name]) for name in COLUMNS), style=style)
         yield shown
+    if not report["bars"]:
+        return
     shown = Table(title="Bars", title_justify="left")
     for column in ("", "spotrun", "limit", "met"):
         shown.add_column(column, justify="left" if not column else "right")
