@@ -196,6 +196,7 @@ class Run:
         self._enter("steps")
         self._expect(count)
         self._begin()
+        self._course.own()
         self._course.arrive()
         self._course.note()
         try:
@@ -209,6 +210,14 @@ class Run:
             self._leave("steps")
         self.close()
 
+    def begin(self) -> None:
+        """Says that the training begins, in loops that iterate through nothing of ours; `step` says it otherwise.
+
+        From now on signals ask to save and end; until then they end the process as they would without us.
+        """
+        if os.getpid() == self._owner:
+            self._begin()
+
     def step(self) -> None:
         """Ends a step, in loops that iterate through nothing of ours. After the last one, call `close`."""
         if self._loop:
@@ -219,6 +228,7 @@ class Run:
         if os.getpid() != self._owner:
             return
         self._begin()
+        self._course.own()
         self._course.pending = None
         self._end_step()
         if self._is_complete():
