@@ -16,6 +16,7 @@ from spotrun.store.location import open_store
 from spotrun.store.log import ClaimEntry, CommitEntry, DamagedEntry, Entry, read_log
 from spotrun.store.manifest import DTYPE_SIZES, BlobRef, Manifest, TensorRef
 from spotrun.store.memory import MemoryStore
+from spotrun.store.option import StoreOptions
 from spotrun.store.region import Box, Copy, Piece, Stored, whole_box
 from spotrun.store.retention import prune
 from spotrun.store.retry import Patience, RetryingStore
@@ -37,6 +38,7 @@ __all__ = [
     "Patience",
     "Piece",
     "RetryingStore",
+    "StoreOptions",
     "Stored",
     "TensorRef",
     "fill_blob",

@@ -29,7 +29,9 @@ class BlobStore(Protocol):
         """
 
     def write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:
-        """Stores the concatenation of `parts`, replacing what was there, atomically."""
+        """Stores the concatenation of `parts`, replacing what was there, atomically. Returns once the store has
+        acknowledged all of it: a place that cannot say so reads back what it wrote. The parts must not change before.
+        """
 
     def create(self, key: str, data: bytes) -> bool:
         """Stores `data` only if nothing is under `key`; tells whether it did. Atomic among all writers anywhere.

@@ -8,12 +8,13 @@ import botocore.exceptions
 
 from spotrun.errors import StoreDenied, StoreError, StoreMissing, StoreUnavailable
 
-__all__ = ["BeyondEnd", "Taken", "UploadGone", "translated"]
+__all__ = ["BeyondEnd", "Taken", "UploadGone", "has_expired", "translated"]
 
 _BUSY_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict",
                "OperationAborted", "XAmzContentSHA256Mismatch", "IncompleteBody", "BadDigest"}  # fmt: skip
 _DENIED_CODES = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
                  "RequestTimeTooSkewed", "AccountProblem", "AllAccessDisabled", "TokenRefreshRequired"}  # fmt: skip
+_EXPIRED_CODES = {"ExpiredToken", "TokenRefreshRequired"}
 _NO_CREDENTIALS = (
     botocore.exceptions.NoCredentialsError,
     botocore.exceptions.PartialCredentialsError,
@@ -33,6 +34,12 @@ class BeyondEnd(StoreError):
 
 class UploadGone(StoreUnavailable):
     """An upload in parts is not known to the service: completed or aborted, or never begun."""
+
+
+def has_expired(err: Exception) -> bool:
+    """Whether credentials were refused for their age: where they came from there may be newer ones."""
+    reply = getattr(err if hasattr(err, "response") else err.__cause__, "response", None) or {}
+    return str(reply.get("Error", {}).get("Code", "")) in _EXPIRED_CODES
 
 
 def translated(err: Exception, what: str, key: str) -> StoreError:

@@ -44,6 +44,9 @@ class FileStore:
         StoreError: it is no directory, or the disk failed.
     """
 
+    exclusive = True
+    engine = "files, synced to the disk"
+
     def __init__(self, root: str | Path, disk: Disk | None = None) -> None:
         self.root = Path(root).absolute()
         self._disk = disk or Disk()

@@ -15,6 +15,9 @@ __all__ = ["MemoryStore"]
 class MemoryStore:
     """A `BlobStore` in a dictionary; empty when made, gone with the object."""
 
+    exclusive = True
+    engine = "memory"
+
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()

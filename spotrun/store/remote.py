@@ -1,24 +1,26 @@
-"""Objects behind an fsspec file system: S3, and this process's memory.
+"""Objects behind an fsspec file system: S3, this process's memory, and whatever else fsspec reaches.
 
 Nothing is cached: what a listing or a read returns is what the service says now. Requests are made once; trying again
-is `RetryingStore`'s business. Blobs of S3 take a faster way, `spotrun.store.s3`, past the file system. Only file systems
-that are known to create exclusively are accepted, because the log stands or falls with that; `Lineage.claim` checks
-besides that the server keeps the promise.
+is `RetryingStore`'s business. Blobs of S3 take a faster way, `spotrun.store.s3`, past the file system.
+
+S3 and memory create an object only if it is absent, in one step, which keeps two attempts apart; `Lineage.claim` checks
+that the server keeps that promise. Of other file systems nothing of the kind is known: there it is a look and then a
+write, `exclusive` is False, and a warning says what that means.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import fsspec
-from fsspec.implementations.memory import MemoryFileSystem
 
 from spotrun.errors import SpecError, StoreMissing
 from spotrun.store.digest import Part, size_of, views_of
-from spotrun.store.fault import BeyondEnd, Taken, translated
+from spotrun.store.fault import BeyondEnd, Taken, has_expired, translated
 from spotrun.store.key import checked
 from spotrun.store.option import StoreOptions
 from spotrun.store.s3 import S3Blobs, S3Limits, crc64nvme
@@ -42,36 +44,43 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 _RANGE_FROM_BYTES = 1 << 20  # of which a read takes the fast way; below, what a request costs in all counts more
-_MEMORY_LOCK = threading.Lock()  # that file system is one per process and creates in two steps
+_CREATE_LOCK = threading.Lock()  # the memory of a process is one, and creation there takes two steps
+_READ_ONLY = {"http", "https", "data", "zip", "tar", "libarchive", "git", "github", "gist", "reference", "hf-mount",
+              "cached", "blockcache", "filecache", "simplecache", "dir", "async_wrapper", "generic"}  # fmt: skip
 
 
 class FsspecStore:
     """A `BlobStore` at a URL that fsspec understands.
 
     Raises:
-        SpecError: the scheme is unknown or lacks exclusive creation, a package is missing, or there is no bucket.
+        SpecError: the scheme is unknown or can only be read, a package is missing, or there is no bucket.
+        StoreError: the place cannot be reached.
     """
 
     def __init__(self, uri: str, options: StoreOptions | None = None, *, limits: S3Limits | None = None) -> None:
         scheme = uri.partition("://")[0].lower()
         scheme = "s3" if scheme == "s3a" else scheme
-        if scheme not in _OPTIONS:
+        if scheme not in {*fsspec.available_protocols(), *fsspec.registry} or scheme in _READ_ONLY:
             raise SpecError(_refusal(uri, scheme))
         self.uri = uri
+        self.exclusive = scheme in _OPTIONS
         options = options or StoreOptions()
         options.check(uri, scheme)
-        given = _s3_options(options) if scheme == "s3" else {}
+        self._pid = 0
         try:
-            self._fs: Any = fsspec.filesystem(scheme, **_OPTIONS[scheme], **given)
-        except ImportError as err:
+            given = _s3_options(options) if scheme == "s3" else _foreign_options(uri, scheme)
+            self._arguments = {"protocol": scheme, **_OPTIONS.get(scheme, {}), **given}
+            fs = self._fs
+        except (ImportError, TypeError, ValueError) as err:
             raise SpecError(f"{uri} cannot be used: {err}") from err
-        self._root = str(self._fs._strip_protocol(uri.replace("s3a://", "s3://", 1))).rstrip("/")
+        except OSError as err:
+            raise translated(err, f"cannot reach {uri}", "") from err
+        self._root = str(fs._strip_protocol(uri.replace("s3a://", "s3://", 1))).rstrip("/")
         self._blobs: S3Blobs | None = None
         if scheme == "s3":
             if uri.partition("://")[2][:1] in {"", "/"}:
                 raise SpecError(f"{uri!r} names no bucket; write s3://bucket/path")
-            self._fs.retries = 1
-            bucket, root, _ = self._fs.split_path(self._root)
+            bucket, root, _ = fs.split_path(self._root)
             self._blobs = S3Blobs(bucket, root, uri=uri, options=options, limits=limits, crc64=crc64nvme())
 
     @property
@@ -107,7 +116,9 @@ class FsspecStore:
             return bytes(memoryview(memory)[: self._blobs.read_into(key, start, [memoryview(memory)])])
 
         def ask() -> bytes:
-            if start == 0 and end is None:
+            if not self._blobs:
+                data = self._fs.cat_file(path, start=start, end=end)
+            elif start == 0 and end is None:
                 data = self._fs.cat_file(path, max_concurrency=1)  # one request: no look at the size before
             else:
                 data = self._fs.cat_file(path, start=start, end=end)
@@ -136,17 +147,17 @@ class FsspecStore:
         if self._blobs:
             self._blobs.write(key, parts)
         else:
-            self._asked("write", key, lambda: self._fs.pipe_file(path, b"".join(parts)))
+            self._asked("write", key, lambda: self._put(path, b"".join(parts)))
 
     def create(self, key: str, data: bytes) -> bool:
         """See `BlobStore.create`."""
         path = self._path(key)
         try:
-            if isinstance(self._fs, MemoryFileSystem):
-                with _MEMORY_LOCK:
-                    self._asked("create", key, lambda: self._fs.pipe_file(path, data, mode="create"))
-            else:
+            if self._blobs:
                 self._asked("create", key, lambda: self._fs.pipe_file(path, data, mode="create"))
+            else:
+                with _CREATE_LOCK:
+                    self._asked("create", key, lambda: self._put_new(path, data))
         except Taken:
             return False
         return True
@@ -155,7 +166,17 @@ class FsspecStore:
         """See `BlobStore.list`."""
         folder, _, start = prefix.rpartition("/")
         top = f"{self._root}/{folder}".rstrip("/") if folder else self._root
-        found = self._asked("list", prefix, lambda: self._fs.find(top, prefix=start) if start else self._fs.find(top))
+
+        def ask() -> Any:
+            if not self.exclusive:
+                self._fs.invalidate_cache()
+                return self._fs.find(top)
+            return self._fs.find(top, prefix=start) if start else self._fs.find(top)
+
+        try:
+            found = self._asked("list", prefix, ask)
+        except StoreMissing:
+            return []
         cut = len(self._root) + 1
         return sorted(key for path in found if (key := str(path)[cut:]).startswith(prefix))
 
@@ -167,13 +188,36 @@ class FsspecStore:
         except StoreMissing:
             return
 
+    def _put(self, path: str, data: bytes) -> None:
+        if not self.exclusive:  # file systems with directories want them made
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(path, data)
+
+    def _put_new(self, path: str, data: bytes) -> None:
+        """In two steps, which a lock makes one for this process, and nothing for others."""
+        if self._fs.exists(path):
+            raise FileExistsError(path)
+        self._put(path, data)
+
+    @property
+    def _fs(self) -> Any:
+        """The file system, of this process: after a fork the parent's is of no use."""
+        if self._pid != os.getpid():
+            self._made: Any = fsspec.filesystem(**self._arguments)
+            self._made.retries = 1
+            self._pid = os.getpid()
+        return self._made
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked(key)}"
 
-    def _asked(self, what: str, key: str, ask: Callable[[], _T]) -> _T:
+    def _asked(self, what: str, key: str, ask: Callable[[], _T], *, renew: bool = True) -> _T:
         try:
             return ask()
         except Exception as err:  # vendors raise anything; this is where it becomes ours
+            if renew and has_expired(err):
+                self._pid = 0  # there may be newer credentials by now where these came from
+                return self._asked(what, key, ask, renew=False)
             raise translated(err, f"cannot {what} {key!r} in {self.uri}", key) from err
 
 
@@ -189,10 +233,15 @@ def _s3_options(options: StoreOptions) -> dict[str, Any]:
     }
 
 
+def _foreign_options(uri: str, scheme: str) -> dict[str, Any]:
+    """What the URL itself says: host, user, port."""
+    if scheme in _OPTIONS:
+        return {}
+    kind: Any = fsspec.get_filesystem_class(scheme)
+    return {**kind._get_kwargs_from_urls(uri), "skip_instance_cache": True}
+
+
 def _refusal(uri: str, scheme: str) -> str:
-    if scheme in fsspec.available_protocols():
-        return (
-            f"{uri} cannot hold checkpoints: nothing is known of {scheme}:// that would keep two attempts from writing "
-            "to one run (exclusive creation of an object); use s3://, file:// or a plain path"
-        )
+    if scheme in _READ_ONLY:
+        return f"{uri} cannot hold checkpoints: {scheme}:// is not written to; use s3://, gs://, az:// or a directory"
     return f"{uri} has a scheme that spotrun does not know; use s3://bucket/path, file:///path or a plain path"

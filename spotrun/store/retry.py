@@ -55,6 +55,16 @@ class RetryingStore:
         self._clock = clock or SystemClock()
         self._dice = dice or random.Random()  # noqa: S311 - spreads retries, protects nothing
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether the store inside creates atomically among all writers; where not, two attempts may collide."""
+        return bool(getattr(self.inner, "exclusive", True))
+
+    @property
+    def engine(self) -> str:
+        """What moves the bytes of the store inside, as a person would say it."""
+        return str(getattr(self.inner, "engine", type(self.inner).__name__))
+
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `BlobStore.read`."""
         return self._patiently(lambda: self.inner.read(key, start, end))

@@ -39,6 +39,7 @@ Crc64 = Callable[[memoryview, int], int]  # the sum of more bytes, given the sum
 
 _ABORTS = 3  # tries
 _LEFTOVER = timedelta(days=1)  # no upload takes that long, so its process is gone
+_BELIEVED = timedelta(days=5 * 365)
 _LEFTOVERS_MAX = 1000  # that are looked at, once in the life of a store
 
 
@@ -159,7 +160,8 @@ class S3Blobs:
             StoreError: they cannot be listed or aborted.
         """
         found = self._ask("list uploads of", "", "list_multipart_uploads", Prefix=self._root, MaxUploads=_LEFTOVERS_MAX)
-        old = [upload for upload in found.get("Uploads", ()) if upload["Initiated"] < before]
+        since = before - _BELIEVED  # some servers give every upload one date in the past
+        old = [upload for upload in found.get("Uploads", ()) if since < upload["Initiated"] < before]
         for upload in old:
             name = str(upload["Key"])
             key = name.removeprefix(self._root)

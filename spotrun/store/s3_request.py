@@ -26,6 +26,7 @@ from botocore.utils import get_environ_proxies
 
 from spotrun.clock import Clock
 from spotrun.store.digest import Part, size_of, views_of
+from spotrun.store.fault import has_expired
 from spotrun.store.landing import Landing
 from spotrun.store.option import StoreOptions
 from spotrun.store.pace import Pace
@@ -105,7 +106,8 @@ class Requests:
         self._made: _Here | None = None
 
     def ask(self, operation: str, *, pace: Pace, landing: Landing | None = None, **parameters: Any) -> dict[str, Any]:
-        """Makes one request and gives what botocore reads from the reply.
+        """Makes one request and gives what botocore reads from the reply. Credentials that the service calls expired are
+        looked up anew, once.
 
         Args:
             operation: botocore's name for it, like `put_object`.
@@ -118,6 +120,18 @@ class Requests:
             OSError: no reply, or one cut short; `Stalled` and `BadReply` among them.
         """
         here = self._here()
+        try:
+            return self._ask(here, operation, pace, landing, parameters)
+        except botocore.exceptions.ClientError as err:
+            if not has_expired(err):
+                raise
+            if self._made is here:  # else another thread has seen to it
+                self._made = None
+            return self._ask(self._here(), operation, pace, landing, parameters)
+
+    def _ask(
+        self, here: _Here, operation: str, pace: Pace, landing: Landing | None, parameters: dict[str, Any]
+    ) -> dict[str, Any]:
         here.job.landing, here.job.pace = landing, pace
         try:
             reply: dict[str, Any] = getattr(here.client, operation)(**parameters)

@@ -27,6 +27,8 @@ __all__ = ["Call", "Reply", "Wire", "WireLimits"]
 
 _BUFFER_BYTES = 64 << 10  # of each connection, for headers and small pieces
 _SEND_BYTES = 1 << 20  # at once, so that progress and time-outs are seen
+_LOOK_BYTES = 128 << 10  # between two looks at the clock; TLS gives and takes no more than 16 KiB at a time
+_DRIP_BYTES = 4 << 10  # so little at a time is looked at in any case
 _BODY_BYTES_MAX = 64 << 20  # of a reply that is kept in memory: a listing or an error
 _LINE_BYTES_MAX = 64 << 10
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -207,11 +209,12 @@ class _Connection:
             return
         self._sock.sendall(head)
         for chunk in _chunks(call.parts):
-            sent = 0
+            sent = told = 0
             while sent < len(chunk):
-                count = self._sock.send(chunk[sent:])
-                sent += count
-                call.pace.moved(count)
+                sent += self._sock.send(chunk[sent:])
+                if sent - told >= _LOOK_BYTES or sent == len(chunk):
+                    call.pace.moved(sent - told)
+                    told = sent
 
     def _receive(self, call: Call) -> Reply:
         try:
@@ -272,7 +275,7 @@ class _Connection:
         """Receives `size` bytes into the memories: large pieces without a copy, small ones through the buffer."""
         for memory in landing.views:
             view = memory[: size - landing.filled]
-            done = 0
+            done = told = 0
             while done < len(view):
                 if self._start == self._end and len(view) - done >= _BUFFER_BYTES:
                     count = self._sock.recv_into(view[done:])
@@ -282,7 +285,9 @@ class _Connection:
                     count = self._take(view[done:])
                 done += count
                 landing.filled += count
-                pace.moved(count)
+                if done - told >= _LOOK_BYTES or done == len(view) or count < _DRIP_BYTES:
+                    pace.moved(done - told)
+                    told = done
 
     def _take(self, view: memoryview) -> int:
         """Moves what is buffered to `view`, once there is something."""

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-import boto3
 import pytest
 from s3_proxy import Proxy
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from store_contract import StoreContract
 
 from spotrun.store import BlobStore, FileStore, MemoryStore, RetryingStore, open_store
@@ -36,6 +38,30 @@ class TestFsspecMemory(StoreContract):
     @pytest.fixture
     def store(self) -> BlobStore:
         return FsspecStore(f"memory://contract-{next(_numbers)}/runs")
+
+
+class Elsewhere(LocalFileSystem):
+    """A file system of which spotrun knows nothing."""
+
+    protocol = "elsewhere-contract"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("elsewhere-contract://", "file://", 1))
+
+
+class TestFsspecElsewhere(StoreContract):
+    """Any other file system, as long as one process writes and readers come later."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> BlobStore:
+        fsspec.register_implementation("elsewhere-contract", Elsewhere, clobber=True)
+        return FsspecStore(f"elsewhere-contract://{tmp_path}/runs")
+
+    def test_a_reader_never_sees_a_partly_written_object(self, store: BlobStore) -> None:
+        """Nothing like it is promised there: a blob counts once a manifest names it, which is written after."""
+        store.write("k", [b"a" * 300_000])
+        assert store.read("k") == b"a" * 300_000
 
 
 class TestFsspecS3(StoreContract):

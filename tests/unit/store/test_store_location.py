@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from spotrun.errors import SpecError, StoreError
-from spotrun.store import FileStore, RetryingStore, open_store
+from spotrun.clock import SystemClock
+from spotrun.errors import SpecError, StoreError, StoreUnavailable
+from spotrun.store import FileStore, Lineage, RetryingStore, StoreOptions, open_store
 from spotrun.store.remote import FsspecStore
 
 LEAN = """
@@ -19,6 +22,16 @@ from spotrun.store import open_store
 open_store(sys.argv[1])
 print([name for name in ("s3fs", "fsspec", "botocore", "torch") if name in sys.modules])
 """
+
+
+class Elsewhere(LocalFileSystem):
+    """A file system of which spotrun knows nothing."""
+
+    protocol = "elsewhere"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("elsewhere://", "file://", 1))
 
 
 def inner(uri: str) -> object:
@@ -66,10 +79,12 @@ def test_memory_is_shared_by_all_who_open_it_in_a_process(tmp_path: Path) -> Non
         ("s3://", "no bucket"),
         ("s3:///path", "no bucket"),
         ("nonsense://x/y", "does not know"),
-        ("http://host/x", "exclusive creation"),
-        ("ftp://host/x", "exclusive creation"),
-        ("gs://bucket/x", "exclusive creation"),
-        ("local://x", "exclusive creation"),
+        ("http://host/x", "not written to"),
+        ("zip://archive.zip", "not written to"),
+        ("sftp://host/x", "cannot be used"),  # a package is missing
+        ("gs://", "no bucket"),
+        ("az:///x", "no bucket"),
+        ("local://x", "another machine"),
     ],
 )
 def test_a_wrong_url_is_refused_in_one_sentence_that_names_it(uri: str, told: str) -> None:
@@ -94,3 +109,42 @@ def test_a_directory_needs_no_remote_libraries(tmp_path: Path) -> None:
         [sys.executable, "-c", LEAN, str(tmp_path)], check=True, timeout=60, capture_output=True, text=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+def test_another_file_system_is_accepted_with_a_warning(tmp_path: Path) -> None:
+    """It says what may go wrong there, and the store knows it, too; a claim and a commit work all the same."""
+    fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+    with pytest.warns(UserWarning, match="two attempts that run at once are not kept apart"):
+        store = open_store(f"elsewhere://{tmp_path}/runs")
+    assert isinstance(store, RetryingStore)
+    assert not store.exclusive
+    assert store.engine == "fsspec"
+    lineage = Lineage(store, attempt=None, writer="w", clock=SystemClock())
+    lineage.claim()
+    assert store.list("") == ["log/00000001.json"]
+
+
+def test_stores_that_keep_attempts_apart_say_so(tmp_path: Path) -> None:
+    """And with what they move bytes."""
+    for uri in (str(tmp_path), f"memory://{tmp_path.name}", "s3://bucket/x"):
+        store = open_store(uri)
+        assert isinstance(store, RetryingStore)
+        assert store.exclusive
+        assert store.engine
+
+
+def test_options_come_from_the_environment_unless_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of the environment are for one place, and others that are opened beside it do not mind them."""
+    monkeypatch.setenv("SPOTRUN_STORE_OPTIONS", '{"endpoint": "http://127.0.0.1:9", "sse": "aws:kms"}')
+    open_store(str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with pytest.raises(StoreUnavailable):
+        inner("s3://bucket/x").write("k", [b"x"])  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailable):
+        FsspecStore("s3://bucket/x", StoreOptions(endpoint="http://127.0.0.1:9")).write("k", [b"x"])
+    with pytest.raises(SpecError, match="sse means nothing to"):
+        open_store(str(tmp_path), {"sse": "AES256"})
+    monkeypatch.setenv("SPOTRUN_STORE_OPTIONS", "{nonsense")
+    with pytest.raises(SpecError, match="SPOTRUN_STORE_OPTIONS"):
+        open_store(str(tmp_path))
