@@ -52,7 +52,26 @@ class Mapped(Feed):
             "sampler": type(self.loader.sampler).__qualname__,
             "batch_sampler": type(self.loader.batch_sampler).__qualname__,
             "workers": self.loader.num_workers,
+            **self._processes(),
         }
+
+    def changes(self, marks: Mapping[str, Any]) -> list[str]:
+        """Another number of processes may go on if a step of all of them together takes the same samples."""
+        was, now = marks.get("processes"), self._processes().get("processes")
+        batch = marks.get("batch size")
+        if was == now or was is None or now is None or batch is None:
+            return super().changes(marks)
+        here = self.loader.batch_size
+        if here is not None and was * batch == now * here:
+            return super().changes({**marks, "processes": now, "batch size": here})
+        fits = "no batch size makes it so" if was * batch % now else f"take {was * batch // now}"
+        shares = f"{was} processes took {batch} samples each for a step when saved and {now} take {here} now"
+        return [f"{shares}; the samples of a step must stay the same: {fits}"]
+
+    def _processes(self) -> dict[str, int]:
+        """How many processes share the samples out, if the sampler does so."""
+        count = getattr(self.loader.sampler, "num_replicas", None)
+        return {"processes": count} if isinstance(count, int) else {}
 
     def _promise(self) -> str:
         workers = self.loader.num_workers
