@@ -26,7 +26,8 @@ def main() -> int:
         sys.stderr.write("".join(f"spotrun agent: {problem}\n" for problem in err.problems))
         return 2
     try:
-        store = _impatient(open_store(config.place_uri))
+        options = config.spec.checkpoint.options.given() if config.spec.checkpoint else {}
+        store = _impatient(open_store(config.place_uri, options or None))
     except (SpecError, StoreError) as err:
         sys.stderr.write(f"spotrun agent: {config.checkpoint_uri} cannot be used as a store: {err}\n")
         return 2

@@ -54,6 +54,8 @@ def _job_variables(config: AgentConfig) -> dict[str, str]:
     if checkpoint and checkpoint.signing:
         ((kind, name),) = checkpoint.signing.where().items()
         variables["SPOTRUN_SIGNING"] = f"{kind}={name}"  # where the key is, never the key
+    if checkpoint and (options := checkpoint.options.given()):
+        variables["SPOTRUN_STORE_OPTIONS"] = json.dumps(options)
     if checkpoint and checkpoint.folder:
         variables["SPOTRUN_FOLDER"] = str(config.work_directory / checkpoint.folder.path)
     if checkpoint and checkpoint.strict:

@@ -160,7 +160,7 @@ class Supervisor:
             outcome = Outcome.STOPPED
         folder.finish(clean=self._command.exit_code == 0)
         self._courier.uploading = True
-        if self._stopping is StopCause.ASKED:
+        if self._stopping is not None:
             # The controller ends the machine 1.5 times the grace after it has asked; the last word must come before.
             finished = self._within(self._grace_s() / 4, keeping.done)
         else:

@@ -54,6 +54,11 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
     assert isinstance(submitted, Submitted)
     if job.phase is not Phase.COMPLETED:
         raise SpecError(f"{job_id} is {job.phase.value}; only a completed job has a result to compare")
+    if job.spec.checkpoint is not None and job.spec.checkpoint.folder is not None:
+        raise SpecError(
+            f"{job_id} keeps the folder {job.spec.checkpoint.folder.path} for a script of which spotrun knows no loss and no "
+            "weights, so there is nothing that it could compare; run the script elsewhere and compare what it writes"
+        )
     place = place_uri(job.spec, job_id, home.path)
     ours = _last_state(place)  # before the second training: without a state there is nothing to compare
     with tempfile.TemporaryDirectory(prefix="spotrun-prove-") as directory:

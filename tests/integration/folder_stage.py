@@ -111,7 +111,7 @@ class Stage:
     def release(self, step: int) -> None:
         (self.work / f"hold-{step}").unlink()
 
-    def start(self, command: str, *, imds: str = "http://127.0.0.1:1", **folder: object) -> None:
+    def start(self, command: str, *, interval: str = "auto", **folder: object) -> None:
         """Starts the next attempt's agent."""
         self.attempt += 1
         self.id = f"i-{uuid.uuid4().hex}"
@@ -123,7 +123,7 @@ class Stage:
             {
                 "name": "test",
                 "command": command,
-                "checkpoint": {"uri": f"file://{self.root}/runs", "folder": section},
+                "checkpoint": {"uri": f"file://{self.root}/runs", "interval": interval, "folder": section},
                 "environment": {"WORK": str(self.work)},
             }
         )
@@ -137,7 +137,7 @@ class Stage:
             "SPOTRUN_SCRATCH": str(scratch),
             "SPOTRUN_LEASE_S": "1e6",
             "SPOTRUN_CLOCK": self.clock.to_text(),
-            "SPOTRUN_IMDS": imds,
+            "SPOTRUN_IMDS": "http://127.0.0.1:1",
             "SPOTRUN_SPEC": json.dumps(spec.to_json()),
         }
         with (self.root / f"agent-{self.attempt}.log").open("wb") as log:

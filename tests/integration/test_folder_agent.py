@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from folder_stage import Stage, eventually
 
+from spotrun.clock import SystemClock
 from spotrun.job.message import Outcome, TrainingPhase
+from spotrun.store import Lineage
 
 
 @pytest.fixture
@@ -159,3 +163,122 @@ def test_a_folder_that_cannot_be_one_starts_nothing(stage: Stage, folder: dict[s
     told = stage.end()
     assert told.outcome is Outcome.START_FAILED
     assert sentence in told.tail[-1]
+
+
+def test_what_is_in_the_folder_before_the_first_attempt_is_what_it_starts_from(stage: Stage) -> None:
+    """It is committed first; so an attempt that is lost before it has committed anything costs nothing of it, and what that
+    attempt wrote does not come in the way of the next."""
+    (stage.out / "checkpoint-7").mkdir(parents=True)
+    (stage.out / "checkpoint-7" / "state.json").write_text('{"step": 7, "total": 28}')
+    (stage.out / "checkpoint-7" / "weights.bin").write_bytes((7).to_bytes(4, "big") * 50_000)
+    stage.hold(9)
+    stage.start("python count.py 20 8")
+    stage.held()
+    stage.kill()
+    assert [entry.step for entry in stage.commits()] == [7]
+    stage.release(9)
+    stage.start("python count.py 20 8")
+    assert stage.end().outcome is Outcome.COMPLETED
+    assert stage.notes() == ["start 7", "start 7", "end 20"]
+    assert (stage.out / "result.txt").read_text() == total(20)
+
+
+def test_a_newer_attempt_ends_this_one(stage: Stage) -> None:
+    """The command of a machine that was taken for lost is killed as soon as it would commit: its work belongs to nobody."""
+    stage.hold(11)
+    stage.start("python count.py 60 10")
+    stage.held()
+    stage.committed(10)
+    Lineage(stage.store, attempt=9, writer="another", clock=SystemClock()).claim()
+    stage.hold(21)
+    stage.release(11)
+    told = stage.end()
+    assert told.outcome is Outcome.FENCED
+    assert [entry.attempt for entry in stage.commits()] == [1, 1]
+    assert "end 60" not in stage.notes()
+
+
+def test_an_interval_is_kept_but_not_at_a_notice_nor_at_the_end(stage: Stage) -> None:
+    """Ten hours: of all generations only those are committed that would otherwise be lost."""
+    stage.hold(25)
+    stage.start("python count.py 60 10 handler", interval="10h")
+    stage.held()
+    assert stage.agent is not None
+    os.kill(stage.agent.pid, signal.SIGTERM)
+    assert stage.end().outcome is Outcome.STOPPED
+    assert [entry.step for entry in stage.commits()] == [0, 25]
+    stage.release(25)
+    stage.start("python count.py 60 10 handler", interval="10h")
+    assert stage.end().outcome is Outcome.COMPLETED
+    assert [entry.step for entry in stage.commits()] == [0, 25, 60]
+
+
+TORCH = """
+import os, sys, time
+from pathlib import Path
+import torch
+
+out, path = Path("out"), Path("out/last.ckpt")
+torch.manual_seed(3)
+model = torch.nn.Linear(8, 8)
+optimizer = torch.optim.Adam(model.parameters())
+first = 0
+if path.exists():
+    state = torch.load(path)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    first = state["step"]
+print("begins at", first, flush=True)
+for step in range(first + 1, 41):
+    batch = torch.randn(4, 8)
+    loss = (model(batch) - batch).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step % 10 == 0:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": torch.get_rng_state(), "step": step}
+        torch.save(state, path)
+    while step == 15 and (Path(os.environ["WORK"]) / "hold").exists():
+        (Path(os.environ["WORK"]) / "held").touch()
+        time.sleep(0.01)
+(out / "loss.txt").write_text(repr(loss.item()))
+"""
+
+
+def test_a_pytorch_script_with_its_own_checkpoints_ends_with_the_same_bits(stage: Stage) -> None:
+    """torch.save over one file, in place; killed without a word, resumed on an empty disk."""
+    (stage.work / "train.py").write_text(TORCH)
+    (stage.work / "hold").touch()
+    stage.start("python train.py")
+    stage.held()
+    eventually(lambda: [entry for entry in stage.commits() if entry.size], "a commit of the first checkpoint")
+    stage.kill()
+    (stage.work / "hold").unlink()
+    stage.out.rename(stage.root / "lost")
+    stage.start("python train.py")
+    told = stage.end()
+    assert told.outcome is Outcome.COMPLETED
+    assert "begins at 10" in told.tail
+    quiet = stage.root / "quiet"
+    (quiet / "out").mkdir(parents=True)
+    (quiet / "train.py").write_text(TORCH)
+    subprocess.run(
+        [sys.executable, "train.py"], cwd=quiet, check=True, timeout=100, env={**os.environ, "WORK": str(quiet)}
+    )
+    assert (stage.out / "loss.txt").read_text() == (quiet / "out" / "loss.txt").read_text()
+
+
+def test_two_jobs_cannot_keep_one_folder_on_one_machine(stage: Stage) -> None:
+    """Each would move the other's files aside."""
+    stage.hold(11)
+    stage.start("python count.py 60 10")
+    stage.held()
+    first = stage.agent
+    stage.start("python count.py 60 10")
+    told = stage.end()
+    assert told.outcome is Outcome.START_FAILED
+    assert "held by another job" in told.tail[-1]
+    assert first is not None
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(30)

@@ -94,3 +94,6 @@ def test_run_takes_the_folder_as_an_option(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(spotrun(home, work, "status", "--json").stdout)
     assert (state["phase"], state["last_commit_step"]) == ("Completed", 7)
+    proof = spotrun(home, work, "prove")
+    assert proof.returncode == 2
+    assert "keeps the folder out" in proof.stderr

@@ -34,6 +34,8 @@ _LOOK_WALL_S = 0.05
 _BLOCKED_QUIETS = 60  # so many quiet times without a whole look are worth a warning
 _RETRY_S = 60.0  # job time after a failed commit
 _RETRY_WALL_S = 1.0
+_HURRIED_RETRY_S = 5.0
+_VOIDS_TOLD = 5
 _FINAL_TRIES = 5
 _FINAL_PAUSE_S = 10.0
 
@@ -71,6 +73,7 @@ class FolderKeeper:
         self._last_s = 0.0  # when the last commit began
         self._failed_s: float | None = None
         self._durable_s = 0.0
+        self._voids = 0  # generations in a row that changed while they were read
         self.fenced: SpotrunError | None = None
         self.problem: str | None = None
 
@@ -184,7 +187,8 @@ class FolderKeeper:
 
     def _is_due(self) -> bool:
         now_s = self._clock.monotonic()
-        if self._failed_s is not None and now_s - self._failed_s < at_least(self._clock, _RETRY_S, _RETRY_WALL_S):
+        retry_s = _HURRIED_RETRY_S if self._is_hurried else at_least(self._clock, _RETRY_S, _RETRY_WALL_S)
+        if self._failed_s is not None and now_s - self._failed_s < retry_s:
             return False
         if self._is_hurried:
             return True
@@ -199,8 +203,10 @@ class FolderKeeper:
         began_s, hurried = self._clock.monotonic(), self._is_hurried
         try:
             stored = folder.uploader.store(whole.listing, urgent=hurried or self._clean is not None)
-        except Changed:
-            self._newsroom.moved()
+        except Changed as err:
+            self._voids += 1
+            if self._voids == _VOIDS_TOLD:
+                self._newsroom.warn(f"the folder could not be committed {_VOIDS_TOLD} times in a row: {err}")
             return False  # void; the next look sees what changed
         except Abandoned:
             return False
@@ -220,6 +226,7 @@ class FolderKeeper:
             folder.uploader.doubtful()
             return self._failed(err)
         folder.uploader.committed(stored)
+        self._voids = 0
         self._last_s, self._failed_s = began_s, None
         self._durable_s = self._clock.monotonic() - began_s
         self._committed = whole.listing
@@ -231,19 +238,20 @@ class FolderKeeper:
         return True
 
     def _tell_commit(self, entry: CommitEntry, captured_at: datetime, new_bytes: int) -> None:
+        deadline = self._deadline if entry.on_notice else None
+        margin_s = None if deadline is None else (deadline - self._clock.now()).total_seconds()
         commit = Commit(
             step=entry.step,
             at=entry.at,
             captured_at=captured_at,
             size_bytes=entry.size,
             on_notice=entry.on_notice,
+            margin_s=margin_s,
         )
         told = self._newsroom.news
         self._newsroom.set(step=entry.step, commits=told.commits + 1, last_commit=commit)
         took = format_duration(timedelta(seconds=self._durable_s))
-        margin = ""
-        if self._deadline is not None and entry.on_notice:
-            margin = f", {format_duration(self._deadline - self._clock.now())} before the deadline"
+        margin = "" if margin_s is None else f", {format_duration(timedelta(seconds=margin_s))} before the deadline"
         self._newsroom.say(
             f"committed the folder as step {entry.step}: {format_bytes(entry.size)}, {format_bytes(new_bytes)} of it new, "
             f"in {took}{margin}"

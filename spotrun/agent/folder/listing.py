@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -86,6 +87,8 @@ def scan(root: Path, rules: Rules) -> Listing:
         OSError: the folder itself cannot be read.
     """
     listing = Listing()
+    if root.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "it has become a link")
     for path, entry in _walk(root, rules, listing):
         try:
             status = entry.stat(follow_symlinks=False)

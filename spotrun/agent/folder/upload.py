@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ _NICENESS = 10  # the training's processes go first
 class Changed(SpotrunError):
     """A file is not what the listing said: this generation is void, the next look finds another."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, why: str = "changed while it was read") -> None:
         self.path = path
-        super().__init__(f"{path} changed while it was read")
+        super().__init__(f"{path} {why}")
 
 
 class Abandoned(SpotrunError):
@@ -83,7 +84,7 @@ class Uploader:
         self._rules = rules
         self._attempt = attempt
         self._committed = dict(known or {})  # by digest
-        self._names: dict[_Name, BlobRef] = {}  # of the last commit, for files that need not even be read again
+        self._names: dict[_Name, BlobRef] = {}  # of what is known, for files that need not even be read again
         self._written: dict[str, BlobRef] = {}  # since the last commit, by generations that came to nothing
         self._abandoned = threading.Event()
         self.sent_bytes = 0  # of blobs stored so far
@@ -130,9 +131,11 @@ class Uploader:
     def doubtful(self, *, all_of_it: bool = False) -> None:
         """Whether the last commit took place is unknown: only what this attempt wrote itself is still relied on, or
         nothing, if it turned out that `all_of_it` may be gone."""
-        self._committed, self._names = {}, {}
+        self._committed = {}
         if all_of_it:
             self._written = {}
+        ours = {ref.key for ref in self._written.values()}
+        self._names = {name: ref for name, ref in self._names.items() if ref.key in ours}
 
     def _groups(self, listing: Listing) -> Iterator[list[_Slice]]:
         """What goes into one blob each; growing files apart, because they alone change every time."""
@@ -165,10 +168,11 @@ class Uploader:
             length = each.end - each.start
             self._read(each, memory[filled : filled + length])
             filled += length
-        ref = write_blob(self._store, self._attempt, [memory], known={**self._written, **self._committed})
+        ref = write_blob(self._store, self._attempt, [memory], known=ChainMap(self._committed, self._written))
         if ref.digest not in self._committed and ref.digest not in self._written:
             self._written[ref.digest] = ref
             self.sent_bytes += ref.size
+        self._names[_name(group)] = ref
         return ref
 
     def _read(self, each: _Slice, memory: memoryview) -> None:
@@ -177,7 +181,7 @@ class Uploader:
                 self._root / each.file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             )
         except OSError as err:
-            raise Changed(each.file.path) from err
+            raise Changed(each.file.path, f"could not be read: {err.strerror}") from err
         try:
             self._compare(each, descriptor)
             _fill(each, descriptor, memory)
@@ -187,7 +191,7 @@ class Uploader:
                 if again != memory:
                     raise Changed(each.file.path)
         except OSError as err:
-            raise Changed(each.file.path) from err
+            raise Changed(each.file.path, f"could not be read: {err.strerror}") from err
         finally:
             os.close(descriptor)
 

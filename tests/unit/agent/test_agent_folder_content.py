@@ -230,7 +230,7 @@ def test_a_growing_file_is_taken_as_it_was_at_the_look(tmp_path: Path) -> None:
     assert keeping.store.read(stored.blobs[0].key) == b"one\n"
     path.write_text("x\n")
     with pytest.raises(Changed):
-        keeping.uploader.store(seen, urgent=True)
+        Uploader(keeping.store, keeping.out, RULES, attempt=3).store(seen, urgent=True)
 
 
 def test_an_abandoned_upload_ends(tmp_path: Path) -> None:
