@@ -23,6 +23,8 @@ from spotrun.errors import CheckpointError
 
 __all__ = ["Course"]
 
+_OWN = "randomness is exact to the bit; what the loop reads is its own"
+
 
 class Course:
     """Where the loop is, and what it has still to find again.
@@ -152,6 +154,11 @@ class Course:
         self._tell(f"stream {name}", feed)
         return stream
 
+    def own(self) -> None:
+        """The loop draws its own batches."""
+        if not self._guarantees:
+            self._promise(_OWN)
+
     def capture(self) -> dict[str, Any]:
         """The state as of now."""
         tree = self._components.capture()
@@ -178,7 +185,10 @@ class Course:
             self._reporter.warn(warning)
         self._guarantees[name] = feed.guarantee
         weakest = next((guarantee for guarantee in self._guarantees.values() if guarantee != EXACT), EXACT)
-        if weakest != self._told:
-            self._told = weakest
-            self._reporter.set(guarantee=weakest)
-            say(f"guarantee: {weakest}")
+        self._promise(weakest)
+
+    def _promise(self, guarantee: str) -> None:
+        if guarantee != self._told:
+            self._told = guarantee
+            self._reporter.set(guarantee=guarantee)
+            say(f"guarantee: {guarantee}")

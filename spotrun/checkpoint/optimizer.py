@@ -7,7 +7,7 @@ parameter lose their digits. Neither can happen here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from spotrun.checkpoint.model import Load
 from spotrun.checkpoint.stored import StoredArray, StoredTensor, stored_in
 from spotrun.errors import CheckpointError, NotCapturable
 
-__all__ = ["capture_optimizer", "changed_defaults", "overrides_state", "prepare_optimizer"]
+__all__ = ["added_parameters", "capture_optimizer", "changed_defaults", "overrides_state", "prepare_optimizer"]
 
+_SHOWN_MAX = 4
 _FORMS = (int, float, bool, str, type(None))
 
 
@@ -72,10 +73,29 @@ def changed_defaults(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any],
     ]
 
 
+def added_parameters(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], parameters: Mapping[str, torch.Tensor], path: str
+) -> list[str]:
+    """Says which parameters the optimizer was given while the run went on, and is given again."""
+    names = _names_of(parameters)
+    was = {entry["name"] for group in saved["groups"] for entry in group["parameters"]}
+    added = sorted(was.difference(*_named(optimizer, names)))
+    if not added:
+        return []
+    shown = ", ".join(added[:_SHOWN_MAX]) + (", ..." if len(added) > _SHOWN_MAX else "")
+    return [f"{path} gets {len(added)} parameters again that were added to it during the run: {shown}"]
+
+
 def prepare_optimizer(
-    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], names: Mapping[int, str], path: str
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], parameters: Mapping[str, torch.Tensor], path: str
 ) -> Load:
     """Checks that a saved state fits, changing nothing, and returns the function that loads it.
+
+    An optimizer to which groups or parameters were added while the run went on gets them again, if it is otherwise as
+    it was built then.
+
+    Args:
+        parameters: all parameters of the models by name.
 
     Stored tensors are told to go into the state's own memory, or beside the parameters where there is none yet; they
     must be read before that function is called.
@@ -83,7 +103,8 @@ def prepare_optimizer(
     Raises:
         CheckpointError: the optimizer is of another class, or its groups hold other parameters; it names them.
     """
-    named = _named(optimizer, names)
+    names = _names_of(parameters)
+    named = _grown(_named(optimizer, names), saved["groups"], parameters)
     problems = []
     if saved["kind"] != type(optimizer).__qualname__:
         problems.append(f"{path} was a {saved['kind']} when saved and is a {type(optimizer).__qualname__} now")
@@ -93,7 +114,13 @@ def prepare_optimizer(
         for index, (was, members) in enumerate(zip(saved["groups"], named, strict=True)):
             problems += _group_differences(f"{path}.param_groups[{index}]", was, members)
     if problems:
-        raise CheckpointError("the checkpoint does not fit this optimizer:\n  " + "\n  ".join(problems))
+        raise CheckpointError(
+            "the checkpoint does not fit this optimizer:\n  "
+            + "\n  ".join(problems)
+            + "\nBuild it with the groups that it "
+            "had when the run began; what was added to it later is added by the resume, and must not be added before."
+        )
+    groups = [*optimizer.param_groups, *({"params": []} for _ in named[len(optimizer.param_groups) :])]
 
     entries = [
         _Entry(
@@ -103,7 +130,7 @@ def prepare_optimizer(
             device=device,
             step_on_device=bool(options.get("capturable") or options.get("fused")),
         )
-        for group, was, members in zip(optimizer.param_groups, saved["groups"], named, strict=True)
+        for group, was, members in zip(groups, saved["groups"], named, strict=True)
         for options in ({**group, **was["options"]},)
         for device, (name, parameter) in zip(_devices(was, members), members.items(), strict=True)
         if name in saved["state"]
@@ -115,7 +142,10 @@ def prepare_optimizer(
         states = [(entry.parameter, entry.loaded()) for entry in entries]
         optimizer.state.clear()
         optimizer.state.update(states)
-        for group, was in zip(optimizer.param_groups, saved["groups"], strict=True):
+        optimizer.param_groups[:] = groups
+        for group, was, members in zip(groups, saved["groups"], named, strict=True):
+            if len(group["params"]) != len(members):
+                group["params"] = list(members.values())
             for key, value in was["options"].items():
                 _set_option(group, key, value)
         everything: dict[Any, Any] = optimizer.state
@@ -192,6 +222,30 @@ def _named(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[d
             members[names.get(id(parameter), fallback)] = parameter
         named.append(members)
     return named
+
+
+def _names_of(parameters: Mapping[str, torch.Tensor]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), name)
+    return names
+
+
+def _grown(
+    named: list[dict[str, torch.Tensor]], saved: Sequence[Mapping[str, Any]], parameters: Mapping[str, torch.Tensor]
+) -> list[dict[str, torch.Tensor]]:
+    """The members of the groups, with those that were saved besides, if nothing else differs."""
+    grown = []
+    for index, group in enumerate(saved):
+        now = named[index] if index < len(named) else {}
+        was = [entry["name"] for entry in group["parameters"]]
+        members = {name: now.get(name, parameters.get(name)) for name in was}
+        if not now.keys() <= members.keys() or any(parameter is None for parameter in members.values()):
+            return named
+        grown.append(
+            now if len(now) == len(was) else {name: value for name, value in members.items() if value is not None}
+        )
+    return grown if len(named) <= len(saved) else named
 
 
 def _group_differences(path: str, saved: Mapping[str, Any], members: Mapping[str, torch.Tensor]) -> list[str]:

@@ -21,7 +21,13 @@ from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
 from spotrun.checkpoint.imported import is_imported, prepare_imported
 from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
-from spotrun.checkpoint.optimizer import capture_optimizer, changed_defaults, overrides_state, prepare_optimizer
+from spotrun.checkpoint.optimizer import (
+    added_parameters,
+    capture_optimizer,
+    changed_defaults,
+    overrides_state,
+    prepare_optimizer,
+)
 from spotrun.checkpoint.randomness import (
     Generator,
     capture_generators,
@@ -147,13 +153,13 @@ class Components:
                         + [f"{name} is given now and was not saved" for name in new]
                     )
                 )
-        names = self._parameter_names()
+        parameters = self._parameters()
         loads: list[Load] = [
             prepare_model(model, saved["models"][name], saved["frozen"][name], name)
             for name, model in self.models.items()
         ]
         loads += [
-            prepare_optimizer(optimizer, saved["optimizers"][name], names, name)
+            prepare_optimizer(optimizer, saved["optimizers"][name], parameters, name)
             for name, optimizer in self.optimizers.items()
         ]
         loads.append(prepare_gradients(self._parameters(), saved["gradients"]))
@@ -163,6 +169,7 @@ class Components:
             warnings = []
             for name, optimizer in self.optimizers.items():
                 warnings += changed_defaults(optimizer, saved["optimizers"][name], name)
+                warnings += added_parameters(optimizer, saved["optimizers"][name], parameters, name)
             for part in loads:
                 part()
             for name, item in self.states.items():

@@ -9,6 +9,7 @@ import torch
 from full_job import digest
 from torch import nn
 
+import spotrun
 from spotrun.checkpoint.state import Components, sort_components
 from spotrun.checkpoint.tree import flatten, unflatten
 from spotrun.errors import CheckpointError, NotCapturable
@@ -276,3 +277,44 @@ def test_what_has_no_state_is_refused_by_name() -> None:
         sort_components({"meter": object()})
     with pytest.raises(NotCapturable, match=r"values\.best is an object"):
         sort_components({"values": {"best": object()}}).check()
+
+
+def test_an_optimizer_that_was_given_more_before_its_time_is_refused_with_advice() -> None:
+    """A group that the training adds later must not be there at a resume from before."""
+
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        return model, torch.optim.SGD(model[1].parameters(), lr=0.1, momentum=0.9)
+
+    model, optimizer = make()
+    list(spotrun.attach(model=model, optimizer=optimizer, name="x").steps(1))
+    model, optimizer = make()
+    optimizer.add_param_group({"params": model[0].parameters()})
+    with pytest.raises(
+        CheckpointError, match=r"(?s)had 1 parameter groups when saved and has 2 now.*must not be added"
+    ):
+        spotrun.attach(model=model, optimizer=optimizer, name="x")
+    assert len(optimizer.param_groups) == 2
+
+
+def test_parameters_that_were_added_to_a_group_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+    """Unfrozen into the group that was there; and what was added is told by name."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1, momentum=0.9)
+    run = spotrun.attach(model=model, optimizer=optimizer, name="x")
+    for number in run.steps(3):
+        if number == 1:
+            optimizer.param_groups[0]["params"].extend(model[0].parameters())
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    rebuilt = torch.optim.SGD(other[1].parameters(), lr=0.1, momentum=0.9)
+    spotrun.attach(model=other, optimizer=rebuilt, name="x").close()
+    assert [id(p) for p in rebuilt.param_groups[0]["params"]] == [
+        id(p) for p in (*other[1].parameters(), *other[0].parameters())
+    ]
+    for before, after in zip(model.parameters(), other.parameters(), strict=True):
+        assert digest(rebuilt.state[after]) == digest(optimizer.state[before])
+    assert "optimizer gets 2 parameters again that were added to it during the run: model.0.bias, model.0.weight" in (
+        capfd.readouterr().err
+    )
