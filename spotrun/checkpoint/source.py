@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from spotrun.checkpoint.feed import Feed, Replayed, Stateful, StatefulDataset
 from spotrun.checkpoint.mapped import Mapped
+from spotrun.checkpoint.prepared import Prepared, is_prepared
 from spotrun.checkpoint.sampler import samplers_of
 from spotrun.checkpoint.together import Endlessly, Together
 from spotrun.data import Endless, PerSampleRandom
@@ -40,6 +41,8 @@ def open_feed(loader: Any, *, replay: bool, epoch: int) -> Feed:
         set_epoch = getattr(part, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
+    if is_prepared(loader):
+        return Prepared(loader)
     if _is_stateful(loader):
         return Stateful(loader)
     if isinstance(loader, DataLoader):
