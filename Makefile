@@ -45,7 +45,7 @@ bench: $(PEERS)
 	$(BENCH) --size-mb 100 1024 --rounds 3
 
 bench-4gb: $(PEERS)
-	$(BENCH) --size-mb 4096 --rounds 1 --no-cases --methods spotrun,s3torchconnector,dcp-s3,dcp-s3-zero,torch_checkpointing --dry
+	$(BENCH) --size-mb 4096 --rounds 1 --no-cases --saves 2 --methods spotrun,dcp-s3,dcp-s3-zero,torch_checkpointing --dry
 
 bench-shaped: $(PEERS)
 	$(BENCH) --size-mb 100 --rounds 3 --shaped --no-cases --dry

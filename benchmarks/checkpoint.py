@@ -34,13 +34,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 from endpoint import Endpoint
 from memory import Children
 from peers import METHODS
@@ -77,14 +79,17 @@ def run(
         environment = dict(os.environ)
         if arguments.store == "s3":
             flags = SHAPE if arguments.shaped else ()
-            endpoint = stack.enter_context(Endpoint(*flags, warm_mb=int(3 * size_mb) + 128))
+            endpoint = stack.enter_context(Endpoint(*flags, warm_mb=int(2 * size_mb) + 128))
             command += ["--url", endpoint.url]
             environment = endpoint.environment(scratch, favour=method != "spotrun")
         log = stack.enter_context((scratch / "stderr").open("w+"))
         process = stack.enter_context(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         )
-        stack.callback(process.kill)
+        stack.callback(kill_tree, process.pid)
+        watchdog = threading.Timer(WORKER_S_MAX, process.kill)
+        stack.callback(watchdog.cancel)
+        watchdog.start()
         children = stack.enter_context(Children(process.pid))
         assert process.stdout
         for line in process.stdout:
@@ -100,6 +105,18 @@ def run(
         log.seek(0)
         said = log.read().strip().splitlines()
         raise Failed(f"{method} ended with {process.returncode}: {said[-1] if said else 'nothing said'}")
+
+
+def kill_tree(process: int) -> None:
+    """Ends a worker, and the processes that its method has left."""
+    try:
+        worker = psutil.Process(process)
+        family = [*worker.children(recursive=True), worker]
+    except psutil.NoSuchProcess:
+        return
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, float]:

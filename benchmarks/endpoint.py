@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import unescape
 
 BUCKET = "bench"
 REGION = "us-east-1"
@@ -63,6 +66,13 @@ def ask(url: str, path: str, *, method: str = "GET") -> bytes:
     """One request to an endpoint."""
     with urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=30) as reply:
         return bytes(reply.read())
+
+
+def clear(url: str, prefix: str) -> None:
+    """Removes what lies below a prefix."""
+    listed = ask(url, f"/{BUCKET}?list-type=2&prefix={quote(prefix)}").decode()
+    for key in re.findall(r"<Key>(.*?)</Key>", listed):
+        ask(url, f"/{BUCKET}/{quote(unescape(key))}", method="DELETE")
 
 
 def writes(url: str) -> list[tuple[float, str, str, int]]:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import memory
+import psutil
 import states
 import torch
 from blake3 import blake3
@@ -107,6 +107,7 @@ class Training:
                 raise TimeoutError(f"not durable after {SAVE_S_MAX:g} s")
             return False
         saving.last, saving.noticed = len(self.steps) - 1, now
+        self.method.forget(self.method.number - 1)  # in no step's time
         return True
 
     def watch_hooks(self) -> None:
@@ -234,8 +235,9 @@ def main() -> None:
         print(f"ABSENT {err}", flush=True)
         return
     print("RESULT " + json.dumps(measure(arguments, place, kind)), flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # threads and processes of some methods would keep it from ending
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(0)  # threads of some methods would keep it from ending
 
 
 if __name__ == "__main__":

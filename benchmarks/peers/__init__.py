@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from endpoint import BUCKET
+from endpoint import BUCKET, clear
 from torch import nn
 
 __all__ = ["METHODS", "Kind", "Method", "Place"]
@@ -69,6 +69,11 @@ class Method:
             return self.future is not None
         self.future.result()
         return False
+
+    def forget(self, number: int) -> None:
+        """Removes an older save: the endpoint holds two at most."""
+        if self.place.url and number:
+            clear(self.place.url, f"save-{number}")
 
     def before_step(self) -> None:
         pass

@@ -44,6 +44,9 @@ class Spotrun(Method):
             raise RuntimeError(failed[0])
         return bool(told["commits"] < self.number)
 
+    def forget(self, number: int) -> None:
+        pass  # keep_last=1 does it
+
     def durable_at(self) -> float:
         newest = max(path.stat().st_mtime for path in (self.place.folder / "bench" / "log").iterdir())
         return newest - time.time() + time.monotonic()  # noqa: TID251  file systems tell wall time
