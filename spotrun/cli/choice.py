@@ -44,7 +44,7 @@ def choose_job(journal: Journal, wanted: str) -> str:
 
 def place_of(ctx: typer.Context, wanted: str) -> tuple[BlobStore, str]:
     """The store at a job's place, and its URI. `wanted` is a job, or the URI or path of a place."""
-    from spotrun.controller import place_uri, read_job
+    from spotrun.controller import open_at, place_uri, read_job
     from spotrun.store import open_store
 
     if "/" in wanted:
@@ -52,4 +52,4 @@ def place_of(ctx: typer.Context, wanted: str) -> tuple[BlobStore, str]:
     journal = open_journal(ctx)
     job = read_job(journal, choose_job(journal, wanted))
     place = place_uri(job.spec, job.id, home_of(ctx).path)
-    return open_store(place), place
+    return open_at(place, job.spec, open_store), place

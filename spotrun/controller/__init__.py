@@ -18,7 +18,7 @@ more.
 """
 
 from spotrun.controller.account import Accountant
-from spotrun.controller.address import checkpoint_uri, place_uri
+from spotrun.controller.address import checkpoint_uri, open_at, place_uri
 from spotrun.controller.ask import read_job, request_stop
 from spotrun.controller.controller import Controller
 from spotrun.controller.follow import Follower, LogPiece, MetricRow
@@ -42,6 +42,7 @@ __all__ = [
     "Timing",
     "checkpoint_uri",
     "job_clock",
+    "open_at",
     "place_uri",
     "read_job",
     "real_outside",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spotrun.clock import Clock, SystemClock
-from spotrun.controller.address import place_uri
+from spotrun.controller.address import open_at, place_uri
 from spotrun.controller.journal import Journal
 from spotrun.controller.mailbox import Mailbox
 from spotrun.errors import SpecError, StoreMissing
@@ -44,12 +44,12 @@ class Follower:
     Args:
         journal: the jobs.
         home: the user's folder.
-        open_store: a store at a URI.
+        open_store: a store at a URI, with options if the job has some.
         clock: for pauses while following; wall time.
     """
 
     def __init__(
-        self, journal: Journal, home: Path, *, open_store: Callable[[str], BlobStore], clock: Clock | None = None
+        self, journal: Journal, home: Path, *, open_store: Callable[..., BlobStore], clock: Clock | None = None
     ) -> None:
         self._journal = journal
         self._home = home
@@ -141,7 +141,8 @@ class Follower:
     def _store(self, job_id: str) -> BlobStore:
         store = self._stores.get(job_id)
         if store is None:
-            store = self._open_store(place_uri(self.job(job_id).spec, job_id, self._home))
+            spec = self.job(job_id).spec
+            store = open_at(place_uri(spec, job_id, self._home), spec, self._open_store)
             self._stores[job_id] = store
         return store
 

@@ -6,11 +6,11 @@ The same controller runs on real processes and in simulation: only this value di
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from spotrun.clock import Clock, ScaledClock, SystemClock
 from spotrun.controller.placing import place
@@ -54,7 +54,7 @@ class Outside:
     Attributes:
         home: the user's folder; jobs without a checkpoint uri keep their runs in it.
         connect: the provider of a job.
-        open_store: a store at a URI.
+        open_store: a store at a URI, with options if the job has some.
         job_clock: the clock of a job, from its spec and submission.
         wall: wall time, for leases and pauses.
         chance: for job ids and jitter.
@@ -63,7 +63,7 @@ class Outside:
 
     home: Path
     connect: Connect
-    open_store: Callable[[str], BlobStore]
+    open_store: Callable[..., BlobStore]
     job_clock: Callable[[JobSpec, datetime], JobClock]
     wall: Clock
     chance: random.Random
@@ -95,6 +95,6 @@ def job_clock(spec: JobSpec, submitted_at: datetime) -> SystemClock | ScaledCloc
     return SystemClock() if scale == 1.0 else ScaledClock(submitted_at, scale)
 
 
-def _open_store(uri: str) -> BlobStore:
-    store = open_store(uri)
+def _open_store(uri: str, options: Mapping[str, Any] | None = None) -> BlobStore:
+    store = open_store(uri, options)
     return RetryingStore(store.inner, patience=_PATIENCE) if isinstance(store, RetryingStore) else store

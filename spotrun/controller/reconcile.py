@@ -17,7 +17,7 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-from spotrun.controller.address import checkpoint_uri, place_uri
+from spotrun.controller.address import checkpoint_uri, open_at, place_uri
 from spotrun.controller.bill import Bill
 from spotrun.controller.executor import Executor, Stage
 from spotrun.controller.journal import Journal
@@ -144,7 +144,7 @@ class Reconciler:
         )
         stage = Stage(
             provider=provider,
-            mailbox=Mailbox(outside.open_store(place_uri(job.spec, job.id, outside.home))),
+            mailbox=Mailbox(open_at(place_uri(job.spec, job.id, outside.home), job.spec, outside.open_store)),
             clock=self._clock,
             uri=checkpoint_uri(job.spec, outside.home),
             workdir=self._workdir,

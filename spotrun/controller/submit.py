@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spotrun.agent.folder.place import folder_fault
-from spotrun.controller.address import checkpoint_uri
+from spotrun.controller.address import checkpoint_uri, open_at
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
 from spotrun.errors import SpecError, StoreError, StoreMissing
@@ -40,7 +40,7 @@ def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, 
     _check_folder(spec, workdir, outside.home)
     at = outside.wall.now()
     _check_provider(spec, at, workdir, outside)
-    _check_store(checkpoint_uri(spec, outside.home), outside)
+    _check_store(spec, outside)
     return journal.submit(spec, at=at, chance=outside.chance, workdir=str(workdir), submitted_by=submitted_by)
 
 
@@ -92,10 +92,11 @@ def _check_provider(spec: JobSpec, at: datetime, workdir: Path, outside: Outside
     outside.connect(spec, job_id=f"{spec.name}-probe", submitted_at=at, clock=clock, workdir=workdir)
 
 
-def _check_store(uri: str, outside: Outside) -> None:
+def _check_store(spec: JobSpec, outside: Outside) -> None:
     """A real write and delete: permissions cannot be known otherwise."""
+    uri = checkpoint_uri(spec, outside.home)
     try:
-        store: BlobStore = outside.open_store(uri)
+        store: BlobStore = open_at(uri, spec, outside.open_store)
         store.write(PROBE_KEY, [b"written by spotrun to see whether it may\n"])
         store.delete(PROBE_KEY)
     except StoreMissing as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
@@ -23,9 +25,10 @@ from spotrun.job.field import (
 )
 from spotrun.job.section import Section
 
-__all__ = ["Best", "Checkpoint", "Folder", "Keep", "Signing"]
+__all__ = ["Best", "Checkpoint", "Folder", "Keep", "Options", "Signing"]
 
 _MOMENT = timedelta(milliseconds=1)  # job time may run a thousand times as fast as a wall clock
+_SECRET = re.compile(r"secret|token|passw|credential|key", re.IGNORECASE)
 _YEAR = timedelta(days=365)
 
 
@@ -91,6 +94,53 @@ class Signing(Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+class Options(Section):
+    """How the place is reached, where its URL does not say. No credentials: they come from a profile or a role."""
+
+    section: ClassVar[str] = "checkpoint.options"
+
+    endpoint: Text | None = None
+    """URL of the service, for stores that speak S3 elsewhere."""
+
+    region: Text | None = None
+    """Region of the bucket."""
+
+    profile: Text | None = None
+    """Profile of the AWS configuration, on every machine that the job runs on."""
+
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    """Encryption at rest; the bucket's default without it."""
+
+    kms_key: Text | None = None
+    """Id or ARN of the KMS key, with `sse: aws:kms`."""
+
+    requester_pays: StrictBool = False
+    """Whether requests are paid by who asks."""
+
+    connections: Annotated[Whole, Field(ge=1, le=64)] = 8
+    """Parts of one large object that go up at the same time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_secrets(cls, data: Any) -> Any:
+        for name in data if isinstance(data, Mapping) else ():
+            if name not in cls.model_fields and _SECRET.search(str(name)):
+                raise wrong("secrets are stored nowhere; use a profile, or the machine's role", field=str(name))
+        return data
+
+    @model_validator(mode="after")
+    def _agree(self) -> Options:
+        if self.kms_key is not None and self.sse not in {"aws:kms", "aws:kms:dsse"}:
+            raise wrong("needs sse: aws:kms", field="kms_key")
+        if self.endpoint is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.endpoint):
+            raise wrong("must be an http or https URL of a host, without user or password", field="endpoint")
+        return self
+
+    def given(self) -> dict[str, object]:
+        """What differs from the defaults."""
+        return self.model_dump(exclude_defaults=True)
+
+
 class Folder(Section):
     """A folder that a script without spotrun writes its checkpoints to, and reads them from when it starts."""
 
@@ -135,6 +185,9 @@ class Checkpoint(Section):
 
     strict: StrictBool = False
     """Whether an attempt refuses to go on where code, settings or machine differ from when it was saved."""
+
+    options: Options = Options()
+    """How the place is reached, where its URL does not say."""
 
     folder: Annotated[Folder | None, path_alone(Folder)] = None
     """For scripts that cannot be changed: the folder that they write and read. Its path alone, or a section."""

@@ -51,6 +51,8 @@ def _what(problem: ErrorDetails) -> str:
         return "is missing"
     if kind in _MAPPINGS:
         return f"must be a mapping of names to values, not {value}"
+    if kind in ("bool_type", "bool_parsing"):
+        return f"must be true or false, not {value}"
     if kind == "tuple_type":
         return f"must be a list, not {value}; write it in brackets, like [a, b]"
     if kind in _BOUNDS:

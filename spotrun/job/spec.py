@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from spotrun.job.checkpoint import Best, Checkpoint, Folder, Keep, Signing
+from spotrun.job.checkpoint import Best, Checkpoint, Folder, Keep, Options, Signing
 from spotrun.job.field import (
     Accelerator,
     CommandLine,
@@ -44,6 +44,7 @@ __all__ = [
     "Limits",
     "LocalMarket",
     "OnShortage",
+    "Options",
     "Resources",
     "Signing",
     "TraceMarket",

@@ -112,7 +112,7 @@ def open_run(ctx: typer.Context, wanted: str, *, exists: bool = True) -> Run:
 
     from spotrun.cli.choice import choose_job, open_journal
     from spotrun.cli.home import home_of
-    from spotrun.controller import place_uri, read_job
+    from spotrun.controller import open_at, place_uri, read_job
     from spotrun.store import open_store
     from spotrun.store.signing import open_signing, signing_key
 
@@ -131,7 +131,7 @@ def open_run(ctx: typer.Context, wanted: str, *, exists: bool = True) -> Run:
     uri = place_uri(job.spec, job_id, home_of(ctx).path)
     signing = open_signing(key, run=job_id, environment=os.environ)
     margins = _margins(event.event for event in journal.events(job_id))
-    return Run(open_store(uri), uri, signing, job.spec, margins)
+    return Run(open_at(uri, job.spec, open_store), uri, signing, job.spec, margins)
 
 
 def pick(ctx: typer.Context, run: Run, wanted: str) -> tuple[Run, CommitEntry]:
