@@ -44,6 +44,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     interval: Interval = None,
     keep_last: int | None = None,
     uri: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     name: str | None = None,
     total_steps: int | None = None,
     config: Mapping[str, Any] | None = None,
@@ -70,6 +71,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
             What the job file says goes first.
         keep_last: how many commits to keep. What the job file says goes first.
         uri: where checkpoints go outside a job, e.g. `s3://bucket/runs`; the run's name is added.
+        storage_options: how that place is reached: endpoint, region, profile, encryption; see `docs/stores.md`.
         name: the run's name outside a job; by default the script's.
         total_steps: steps of the whole run: where loops end, and what progress is measured against.
         config: hyperparameters to keep with each commit: numbers, text, lists and dicts, e.g. `vars(args)`. A resume
@@ -86,7 +88,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     """
     named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
     refuse_mistaken(named, misplaced)
-    settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last)
+    settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last, options=storage_options)
     world = join_world(announced=settings.world, silence=settings.silence)
     gang = Gang(world, {**named, **objects}) if world is not None else None
     quiet = gang is not None and not gang.leads

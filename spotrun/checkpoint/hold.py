@@ -48,7 +48,7 @@ def take_hold(settings: Settings, components: Components, reporter: Reporter, ga
         StoreError: the place cannot be used.
         SystemExit: a newer attempt holds this run (exit code 77).
     """
-    store = open_store(settings.place)
+    store = open_store(settings.place, settings.options)
     claim = partial(_claim, store, settings, reporter)
 
     def load(commits: Sequence[CommitEntry], mine: Localizer) -> Restored | None:

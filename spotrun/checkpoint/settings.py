@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from spotrun.clock import Clock, clock_from_text
 from spotrun.errors import SpecError
 from spotrun.policy.retention import Retention, retention_from_json, retention_from_text
 from spotrun.store.log import Signing
+from spotrun.store.option import StoreOptions
 from spotrun.store.signing import open_signing, signing_key
 from spotrun.units import parse_duration
 
@@ -41,6 +43,7 @@ class Settings:
         keep: which commits to keep; the last `keep_last` of them without it.
         signing: signs and checks the log; None without a key.
         world: how many processes the launcher says it started.
+        options: how the place is reached; None for what the environment says, as in a job.
         silence: wall time without a sign of life after which another process of this training counts as dead.
         strict: refuse to go on under other circumstances than those that were saved.
     """
@@ -59,6 +62,7 @@ class Settings:
     world: int = 1
     silence: timedelta = _SILENCE
     strict: bool = False
+    options: StoreOptions | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:
@@ -74,13 +78,21 @@ class Settings:
         return self.attempt is not None
 
 
-def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep_last: int | None) -> Settings:
+def read_settings(
+    *,
+    uri: str | None,
+    name: str | None,
+    interval: Interval,
+    keep_last: int | None,
+    options: Mapping[str, Any] | None = None,
+) -> Settings:
     """The settings of this process. What the job says goes before what the script says.
 
     Raises:
         SpecError: a value makes no sense.
     """
     environment = os.environ
+    chosen = None if options is None else StoreOptions.read(options)
     if folder := environment.get("SPOTRUN_FOLDER"):
         raise SpecError(
             f"checkpoint.folder: this job's agent keeps {folder} for a script that does not use spotrun, and this script "
@@ -121,6 +133,7 @@ def read_settings(*, uri: str | None, name: str | None, interval: Interval, keep
         place=f"{root.rstrip('/')}/{own}" if root else local.as_uri(),
         scratch=local,
         signing=open_signing(key, run=own, environment=environment),
+        options=chosen,
         **common,
     )
 
