@@ -8,6 +8,7 @@ so that the memory stays what it is. All functions release the interpreter while
 from __future__ import annotations
 
 import ctypes
+
 import numpy as np
 import numpy.typing as npt
 

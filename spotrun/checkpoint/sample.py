@@ -18,7 +18,7 @@ from spotrun.checkpoint.address import WORD_BYTES, look
 __all__ = ["SAMPLED_BYTES_MIN", "Sample", "Sampling"]
 
 SAMPLED_BYTES_MIN = 16 << 10
-_WORDS = 64  # of each tensor: a few nanoseconds each, since they are all asked for at once
+_WORDS = 32  # of each tensor: a few nanoseconds each, since they are all asked for at once
 
 
 class Sample:

@@ -36,6 +36,7 @@ from spotrun.store.digest import digest_of
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
 
+
 _THREADS = 8  # that send
 _HASHERS = 1
 

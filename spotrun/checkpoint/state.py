@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from spotrun.checkpoint import sample
 from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
 from spotrun.checkpoint.imported import is_imported, prepare_imported
@@ -96,9 +97,7 @@ class Components:
         stepped = {id(tensor) for tensor in tensors}
         for model in self.models.values():
             parameters = list(model.parameters())
-            if any(
-                id(parameter) in stepped for parameter in parameters
-            ):  # a model that is trained, not one that only follows it
+            if any(id(parameter) in stepped for parameter in parameters):  # it is trained, and does not only follow
                 tensors += [parameter for parameter in parameters if not parameter.requires_grad]
         changing = {
             buffer.untyped_storage().data_ptr()
@@ -106,10 +105,12 @@ class Components:
             for buffer in model.buffers()
             if buffer.layout is torch.strided
         }
+        least = sample.SAMPLED_BYTES_MIN
         return {
             tensor.data_ptr(): tensor.nbytes
             for tensor in tensors
-            if tensor.is_cpu
+            if tensor.nbytes >= least
+            and tensor.is_cpu
             and tensor.layout is torch.strided
             and not tensor.is_inference()  # those count no changes
             and (not changing or tensor.untyped_storage().data_ptr() not in changing)

@@ -29,6 +29,7 @@ _NAMES = (
 
 # The dtypes of this torch that can be saved; the only ones a document may name.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES if hasattr(torch, name)}
+_SAVED = frozenset(DTYPES.values())
 
 _SAFETENSORS = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
@@ -118,9 +119,9 @@ def check_plain(tensor: torch.Tensor, path: str) -> None:
         raise NotCapturable(path, f"a tensor of layout {tensor.layout}", "Make it dense (`.to_dense()`).")
     if tensor.is_quantized:
         raise NotCapturable(path, "a quantized tensor", "Save its int_repr() and its scales instead.")
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         raise NotCapturable(path, "a tensor without memory (meta device)", "Materialize it before attach.")
-    if dtype_name(tensor.dtype) not in DTYPES:
+    if tensor.dtype not in _SAVED:
         raise NotCapturable(path, f"a tensor of dtype {tensor.dtype}", "Convert it to a dtype that can be saved.")
 
 

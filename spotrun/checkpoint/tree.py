@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from spotrun.checkpoint.stored import StoredArray, StoredTensor, nearest_device
-from spotrun.checkpoint.tensor import DTYPES, Shard, check_plain, dtype_name, local_of, shard_of
+from spotrun.checkpoint.tensor import DTYPES, PLAIN, Shard, check_plain, dtype_name, local_of, shard_of
 from spotrun.errors import CheckpointCorrupt, NotCapturable
 
 __all__ = ["Flat", "flatten", "unflatten"]
@@ -78,12 +78,14 @@ def unflatten(document: Any, tensor: Callable[[str], torch.Tensor | StoredTensor
 class _Flattening:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     shards: dict[str, Shard] = field(default_factory=dict)
-    names: dict[tuple[object, ...], str] = field(default_factory=dict)
+    names: dict[int, list[tuple[torch.Tensor, str]]] = field(default_factory=dict)  # by the address of their memory
     kept: list[object] = field(default_factory=list)  # keeps what `names` knows by address alive
     open: set[int] = field(default_factory=set)
 
     def node(self, value: Any, path: str) -> Any:
         kind = type(value)
+        if kind in PLAIN:  # first what there is most of, since the training stands still meanwhile
+            return self.tensor(value, path)
         if value is None or kind is bool:
             return value
         if kind is int:
@@ -121,9 +123,9 @@ class _Flattening:
         return node
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> Any:
-        plain = all(type(key) is str and key != "$" and _text(key) == key for key in value)
-        if type(value) is dict and plain:
-            return {key: self.node(item, f"{path}.{key}" if path else key) for key, item in value.items()}
+        if type(value) is dict and all(map(_is_plain, value)):
+            prefix = f"{path}." if path else ""
+            return {key: self.node(item, prefix + key) for key, item in value.items()}
         pairs = []
         for key, item in value.items():
             if isinstance(key, torch.Tensor):
@@ -132,24 +134,22 @@ class _Flattening:
         return {"$": _MAPPINGS.get(type(value), "dict"), "v": pairs}
 
     def tensor(self, value: torch.Tensor, path: str) -> Any:
-        whole, shard = value, shard_of(value, path)
-        if shard is not None:
-            value = local_of(value)
+        whole, shard = value, None
+        if type(value) not in PLAIN:
+            shard = shard_of(value, path)
+            value = value if shard is None else local_of(value)
         check_plain(value, path)
         # Tied parameters, and views of the same memory of the same form, are stored once.
-        key: tuple[object, ...] = (
-            (value.device, value.data_ptr(), value.dtype, value.shape, value.stride(), value.is_conj(), value.is_neg())
-            if value.numel()
-            else (id(whole),)
-        )
-        name = self.names.get(key)
+        known = self.names.setdefault(value.data_ptr() if value.numel() else id(whole), [])
+        name = next((name for tensor, name in known if _is_alike(tensor, value)), None) if known else None
         if name is None:
-            name = self.names[key] = self.add(path, value.detach())
-            self.kept += (whole, value)
+            name = self.add(path, value.detach())
+            known.append((value, name))
+            self.kept.append(whole)
             if shard is not None:
                 self.shards[name] = shard
         node = {"$": "tensor", "name": name}
-        if value.device.type != "cpu":
+        if not value.is_cpu:
             node["device"] = str(value.device)
         return node
 
@@ -168,7 +168,26 @@ class _Flattening:
         return {"$": "array", "name": name, "dtype": value.dtype.str, "shape": list(value.shape)}
 
 
+def _is_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors that begin at the same address show the same."""
+    return (
+        one.device == other.device
+        and one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.is_conj() == other.is_conj()
+        and one.is_neg() == other.is_neg()
+    )
+
+
+def _is_plain(key: object) -> bool:
+    """Whether a key can be one in JSON."""
+    return type(key) is str and key != "$" and (key.isascii() or _text(key) == key)
+
+
 def _text(value: str) -> Any:
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:
