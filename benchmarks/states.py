@@ -74,6 +74,7 @@ def build(kind: str, size_mb: float, *, seed: int) -> tuple[nn.Module, torch.opt
     model = makers[kind]()
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-4)
     train_step(model, optimizer)
+    optimizer.zero_grad()
     return model, optimizer
 
 

@@ -19,6 +19,7 @@ STEPS = 1_000_000  # more than any run here takes
 class Spotrun(Method):
     @classmethod
     def warm(cls, place: Place) -> None:
+        assert spotrun.attach  # imported when it is asked for
         if place.url:
             store = open_store(f"{place.uri}/warm")
             store.write("blobs/warm", [memoryview(b"warm")])
