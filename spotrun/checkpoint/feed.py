@@ -142,7 +142,7 @@ class Feed:
     def _refuse_other(self, saved: Mapping[str, Any]) -> None:
         problems = self.changes(saved["marks"])
         if saved["kind"] != self.kind:
-            problems.insert(0, f"it was a {saved['kind']} when saved and is a {self.kind} now")
+            problems.insert(0, f"its kind was {saved['kind']} when saved and is {self.kind} now")
         if problems:
             raise CheckpointError(
                 "the run stopped in the middle of an epoch, and its loader has changed since: "
@@ -179,6 +179,11 @@ class Stateful(Feed):
     def __init__(self, loader: Any) -> None:
         super().__init__(loader)
         self.guarantee = f"the position is saved and restored by {type(loader).__qualname__} itself"
+        if self.in_workers:
+            self.guarantee += (
+                f"; randomness inside its {loader.num_workers} workers starts anew after a resume "
+                "(spotrun.data.PerSampleRandom makes it exact)"
+            )
 
     def marks(self) -> dict[str, Any]:
         return {}

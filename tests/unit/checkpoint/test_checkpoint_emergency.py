@@ -61,7 +61,7 @@ class Job:
         self.hands, self.store = Hands(), Slow()
         self.attempts = 0
         monkeypatch.setattr("spotrun.checkpoint.settings.clock_from_text", lambda text: self.hands)
-        monkeypatch.setattr(hold, "open_store", lambda uri: self.store)
+        monkeypatch.setattr(hold, "open_store", lambda uri, *_, **__: self.store)
 
     def attach(self, **given: Any) -> spotrun.Run:
         self.attempts += 1

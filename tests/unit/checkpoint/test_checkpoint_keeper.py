@@ -69,7 +69,7 @@ class Failing:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Failing:
     store = Failing(MemoryStore())
-    monkeypatch.setattr(hold, "open_store", lambda uri: store)
+    monkeypatch.setattr(hold, "open_store", lambda uri, *_: store)
     return store
 
 

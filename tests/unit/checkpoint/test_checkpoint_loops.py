@@ -19,7 +19,7 @@ from spotrun.store import MemoryStore
 def _in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of commits: not for the disk."""
     stores: dict[str, MemoryStore] = defaultdict(MemoryStore)
-    monkeypatch.setattr(hold, "open_store", stores.__getitem__)
+    monkeypatch.setattr(hold, "open_store", lambda uri, *_, **__: stores[uri])
 
 
 @functools.cache
