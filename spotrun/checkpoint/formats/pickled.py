@@ -191,6 +191,10 @@ class _Record:
         self.state = state
 
 
+class _Foreign(pickle.UnpicklingError):
+    """A name that is none of DCP's record types."""
+
+
 class _Restricted(pickle.Unpickler):
     """Knows the names of DCP's record types, and builds for each a record that does nothing; refuses all others."""
 
@@ -199,7 +203,7 @@ class _Restricted(pickle.Unpickler):
             return name
         if name in _DCP_MODULES.get(module, ()):
             return type(name, (_Record,), {"kind": name})  # a new one each time: changing it changes nothing else
-        raise pickle.UnpicklingError(
+        raise _Foreign(
             f"it names {module[:80]}.{name[:80]}, which is not part of a DCP table of contents; building it could run "
             "code that its writer chose"
         )
@@ -215,9 +219,10 @@ def _read_table(path: Path) -> _Record:
         raise SpecError(
             f"{path} cannot be read ({err.strerror}); a DCP checkpoint is a directory with that file"
         ) from None
-    except pickle.UnpicklingError as err:
+    except _Foreign as err:
         raise SpecError(f"{path} is refused: {err}") from None
     except (
+        pickle.UnpicklingError,
         ValueError,
         EOFError,
         KeyError,

@@ -64,7 +64,7 @@ def optimizer_by_position(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same in types that `torch.load(weights_only=True)` takes everywhere: NumPy's become tensors and numbers."""
+    """The same in types that PyTorch reads everywhere with `weights_only`: NumPy's become tensors and numbers."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
