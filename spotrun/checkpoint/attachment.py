@@ -89,14 +89,21 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "generators": generators}
     refuse_mistaken(named, misplaced)
     settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last, options=storage_options)
+    settings = replace(settings, strict=settings.strict or strict)
+    given = {**named, **objects}
+    return _attach(settings, given, told=circumstances(config), loader=loader, total_steps=total_steps)
+
+
+def _attach(
+    settings: Settings, given: Mapping[str, Any], *, told: Mapping[str, str], loader: Any, total_steps: int | None
+) -> Run:
     world = join_world(announced=settings.world, silence=settings.silence)
-    gang = Gang(world, {**named, **objects}) if world is not None else None
+    gang = Gang(world, given) if world is not None else None
     quiet = gang is not None and not gang.leads
     reporter = (QuietReporter if quiet else Reporter)(settings.scratch, clock=settings.clock)
     reporter.set(phase=TrainingPhase.RESTORING, attached_at=settings.clock.now(), total_steps=total_steps)
     reporter.write(now=True)
-    told = circumstances(config)
-    components = sort_components({name: unwrapped(value) for name, value in {**named, **objects}.items()})
+    components = sort_components({name: unwrapped(value) for name, value in given.items()})
     components.check()
     for warning in suspicions(components):
         reporter.warn(warning)
@@ -107,7 +114,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         orders.listen()  # at once: a notice must kill neither a restore nor a training that is still being built
     try:
         hold = take_hold(settings, components, reporter, gang)
-        return _attach(replace(settings, strict=settings.strict or strict), hold, (components, reporter, orders), told)
+        return _start(settings, hold, (components, reporter, orders), told)
     except BaseException:
         orders.release()
         if gang is not None:
@@ -115,7 +122,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
         raise
 
 
-def _attach(settings: Settings, hold: Hold, parts: tuple[Components, Reporter, Orders], told: Mapping[str, str]) -> Run:
+def _start(settings: Settings, hold: Hold, parts: tuple[Components, Reporter, Orders], told: Mapping[str, str]) -> Run:
     components, reporter, orders = parts
     strictness = Strictness(refuses=settings.strict, in_job=settings.in_job)
     restored = hold.restored

@@ -105,14 +105,7 @@ def prepare_optimizer(
     """
     names = _names_of(parameters)
     named = _grown(_named(optimizer, names), saved["groups"], parameters)
-    problems = []
-    if saved["kind"] != type(optimizer).__qualname__:
-        problems.append(f"{path} was a {saved['kind']} when saved and is a {type(optimizer).__qualname__} now")
-    if len(saved["groups"]) != len(named):
-        problems.append(f"{path} had {len(saved['groups'])} parameter groups when saved and has {len(named)} now")
-    else:
-        for index, (was, members) in enumerate(zip(saved["groups"], named, strict=True)):
-            problems += _group_differences(f"{path}.param_groups[{index}]", was, members)
+    problems = _differences(optimizer, saved, named, path)
     if problems:
         raise CheckpointError(
             "the checkpoint does not fit this optimizer:\n  "
@@ -229,6 +222,20 @@ def _names_of(parameters: Mapping[str, torch.Tensor]) -> dict[int, str]:
     for name, parameter in parameters.items():
         names.setdefault(id(parameter), name)
     return names
+
+
+def _differences(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], named: Sequence[Mapping[str, torch.Tensor]], path: str
+) -> list[str]:
+    problems = []
+    if saved["kind"] != type(optimizer).__qualname__:
+        problems.append(f"{path} was a {saved['kind']} when saved and is a {type(optimizer).__qualname__} now")
+    if len(saved["groups"]) != len(named):
+        problems.append(f"{path} had {len(saved['groups'])} parameter groups when saved and has {len(named)} now")
+        return problems
+    for index, (was, members) in enumerate(zip(saved["groups"], named, strict=True)):
+        problems += _group_differences(f"{path}.param_groups[{index}]", was, members)
+    return problems
 
 
 def _grown(
