@@ -13,7 +13,7 @@ from spotrun.checkpoint.distributed.board import Place
 from spotrun.checkpoint.distributed.gang import Gang
 from spotrun.checkpoint.distributed.reshare import Localizer
 from spotrun.checkpoint.report import Reporter, say
-from spotrun.checkpoint.restore import Restored, resume
+from spotrun.checkpoint.restore import Restored, refuse_lost, resume
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.state import Components
 from spotrun.errors import Fenced
@@ -99,6 +99,7 @@ def _claim(store: BlobStore, settings: Settings, reporter: Reporter) -> Lineage:
     for entry in lineage.log:
         if isinstance(entry, DamagedEntry):
             reporter.warn(f"{entry.error}; if it was a commit, the one before it is used")
+    refuse_lost(store, lineage.log)
     return lineage
 
 

@@ -21,9 +21,9 @@ from spotrun.checkpoint.stored import StoredTensor, materialized
 from spotrun.checkpoint.tensor import DTYPES
 from spotrun.checkpoint.tree import unflatten
 from spotrun.errors import CheckpointCorrupt, CheckpointError
-from spotrun.store import BlobRef, BlobStore, CommitEntry, Manifest, read_manifest
+from spotrun.store import BlobRef, BlobStore, CommitEntry, DamagedEntry, Entry, Manifest, read_manifest
 
-__all__ = ["Opened", "Restored", "newest_whole", "open_commit", "resume"]
+__all__ = ["Opened", "Restored", "newest_whole", "open_commit", "refuse_lost", "resume"]
 
 
 @dataclass(slots=True)
@@ -100,6 +100,23 @@ def resume(
         StoreError: the store failed; the content of what the script has built is undefined.
     """
     return _newest(store, commits, lambda opened: components.prepare(opened.tree), document)
+
+
+def refuse_lost(store: BlobStore, log: Sequence[Entry]) -> None:
+    """Refuses to begin from nothing where the log may have held commits, none of which can be read.
+
+    Raises:
+        CheckpointError: see above.
+        StoreError: the store failed.
+    """
+    unreadable = [entry for entry in log if isinstance(entry, DamagedEntry)]
+    if not unreadable or any(isinstance(entry, CommitEntry) for entry in log) or not store.list("manifests/"):
+        return
+    raise CheckpointError(
+        "this run has checkpoints, but every entry of its log that may have been a commit is damaged, and starting again "
+        "from nothing is not for spotrun to decide. To do so, give the run another name or delete its checkpoints. What "
+        "was found:\n  " + "\n  ".join(str(entry.error) for entry in unreadable)
+    )
 
 
 def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored | None:
