@@ -61,6 +61,10 @@ class StoredTensor:
         self.device = device
         self._like = like
 
+    def aim(self, *targets: Target) -> None:
+        """Wants these regions of it there, and nothing else; each must be able to take the bytes as they are."""
+        self._tensor, self.targets = targets[0].tensor, targets
+
     def withdraw(self) -> None:
         """Takes the offer back: somebody else's bytes go there."""
         self._tensor, self.targets, self._offered = None, (), False

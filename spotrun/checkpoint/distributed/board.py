@@ -139,4 +139,5 @@ def _translated(what: str) -> Any:
     try:
         yield
     except RuntimeError as err:  # torch's DistError is one
-        raise CheckpointError(f"{what}: the processes' key-value store is gone ({err})") from err
+        reason = next(iter(str(err).splitlines()), "")[:200]
+        raise CheckpointError(f"{what}: the processes' key-value store is gone ({reason})") from err
