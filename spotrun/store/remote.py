@@ -180,6 +180,19 @@ class FsspecStore:
         cut = len(self._root) + 1
         return sorted(key for path in found if (key := str(path)[cut:]).startswith(prefix))
 
+    def modified(self, prefix: str) -> dict[str, datetime]:
+        """See `spotrun.store.collection.Dated.modified`; what the file system does not date is left out."""
+        top = f"{self._root}/{prefix.rpartition('/')[0]}".rstrip("/")
+        try:
+            found = self._asked("list", prefix, lambda: self._fs.find(top, detail=True))
+        except StoreMissing:
+            return {}
+        cut = len(self._root) + 1
+        times = {str(path)[cut:]: info.get("LastModified", info.get("last_modified")) for path, info in found.items()}
+        return {
+            key: at for key, at in times.items() if key.startswith(prefix) and isinstance(at, datetime) and at.tzinfo
+        }
+
     def delete(self, key: str) -> None:
         """See `BlobStore.delete`."""
         path = self._path(key)
