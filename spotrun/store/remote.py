@@ -205,6 +205,8 @@ class FsspecStore:
         if not self.exclusive:  # file systems with directories want them made
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(path, data)
+        if not self.exclusive and (held := self._fs.size(path)) != len(data):  # who knows what it acknowledges
+            raise ConnectionError(f"{held} of {len(data)} bytes arrived")
 
     def _put_new(self, path: str, data: bytes) -> None:
         """In two steps, which a lock makes one for this process, and nothing for others."""

@@ -104,6 +104,7 @@ class Requests:
         self._limits = limits
         self._clock = clock
         self._made: _Here | None = None
+        self._locks: dict[int, threading.Lock] = {}
 
     def ask(self, operation: str, *, pace: Pace, landing: Landing | None = None, **parameters: Any) -> dict[str, Any]:
         """Makes one request and gives what botocore reads from the reply. Credentials that the service calls expired are
@@ -155,9 +156,14 @@ class Requests:
 
     def _here(self) -> _Here:
         made = self._made
-        if made is None or made.pid != os.getpid():  # no lock: one held by another thread would stay so after a fork
-            made = self._made = self._make()
-        return made
+        if made is not None and made.pid == os.getpid():
+            return made
+        # A lock for each process: one that another thread of the parent held at the fork would never be released.
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            made = self._made
+            if made is None or made.pid != os.getpid():
+                made = self._made = self._make()
+            return made
 
     def _make(self) -> _Here:
         options = self._options

@@ -140,8 +140,9 @@ class Wire:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if scheme == "https":
-                if self._context is None:
-                    self._context = self._tls()
+                with self._lock:
+                    if self._context is None:
+                        self._context = self._tls()
                 sock = self._context.wrap_socket(sock, server_hostname=host)
         except BaseException:
             sock.close()
