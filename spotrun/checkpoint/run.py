@@ -64,6 +64,7 @@ class Run:
         self._passes: set[str] = set()  # names of the calls of `batches` in this epoch
         self._owner = os.getpid()
         self._left = False  # a loop was left by break, or by an error
+        self._overlaps = False  # the user says that the next step comes next
 
     @property
     def steps_done(self) -> int:
@@ -218,8 +219,14 @@ class Run:
         if os.getpid() == self._owner:
             self._begin()
 
-    def step(self) -> None:
-        """Ends a step, in loops that iterate through nothing of ours. After the last one, call `close`."""
+    def step(self, *, overlap: bool = False) -> None:
+        """Ends a step, in loops that iterate through nothing of ours. After the last one, call `close`.
+
+        Args:
+            overlap: what follows is the next step, and changes weights in no way but `optimizer.step()`: a save is then
+                copied behind it, as in the loops of ours, and dropped if it finds a change. Without it a save is copied
+                here.
+        """
         if self._loop:
             raise CheckpointError(
                 f"run.step() inside run.{self._loop[-1]}: there, each body is a step already. For steps inside an "
@@ -230,7 +237,9 @@ class Run:
         self._begin()
         self._course.own()
         self._course.pending = None
+        self._overlaps = overlap
         self._end_step()
+        self._overlaps = False
         if self._is_complete():
             self.close()
 
@@ -290,6 +299,10 @@ class Run:
         if self._parts.keeper.done or os.getpid() != self._owner:
             return
         self._begin()
+        if self.resumed_from == self._position.step and not (self._position.finished or self._left):
+            say(
+                f"nothing was left to train: the run is complete at step {self.steps_done}; to train anew, give another name"
+            )
         self._position.finished |= self._left
         self._parts.keeper.finish(self._boundary())
 
@@ -380,6 +393,6 @@ class Run:
 
     def _boundary(self) -> Boundary:
         # After these the next step of the loop comes next, or `_leave`; after the others any code of the user's.
-        goes_on = bool(self._loop) and self._loop[-1] in ("batches", "steps")
+        goes_on = self._loop[-1] in ("batches", "steps") if self._loop else self._overlaps
         steady = self._parts.components.steady if goes_on else None
         return Boundary(self._position.step, self._course.key, self._course.capture, steady)
