@@ -75,7 +75,7 @@ class Mark:
         for model in self._components.models.values():
             for parameter in model.parameters():
                 gradient = parameter.grad
-                changes += [parameter._version, -1 if gradient is None else gradient._version]
+                changes += [_version(parameter), -1 if gradient is None else _version(gradient)]
             changes += [_version(buffer) for buffer in model.buffers()]
         return changes
 
