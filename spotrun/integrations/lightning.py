@@ -126,7 +126,7 @@ class SpotrunCallback(Checkpoint):
     def _end_step(self, *, owed_only: bool = False) -> None:
         if self._run is not None and (self._owed or not owed_only):
             self._owed = False
-            self._run.step()
+            self._run.step(overlap=True)
 
     def _keep_place(self, trainer: pl.Trainer) -> None:
         """Makes the trainer's source of training loaders give plain ones wrapped."""

@@ -138,7 +138,7 @@ class SpotrunCallback(TrainerCallback):
     def _end_step(self) -> None:
         if self._owed and self._run is not None:
             self._owed = False
-            self._run.step()
+            self._run.step(overlap=True)
 
 
 class _Record:
