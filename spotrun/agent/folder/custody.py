@@ -16,7 +16,7 @@ from spotrun.clock import Clock
 from spotrun.errors import CheckpointCorrupt, CheckpointError
 from spotrun.job.spec import Checkpoint
 from spotrun.policy.retention import Retention, retention_from_json
-from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, DamagedEntry, Lineage, Manifest, read_manifest
+from spotrun.store import BlobStore, ClaimEntry, CommitEntry, DamagedEntry, Lineage, Manifest, read_manifest
 from spotrun.store.log import Signing
 from spotrun.store.retention import Choice, Pruner
 from spotrun.store.signing import open_signing
@@ -32,11 +32,6 @@ class Commitment:
     entry: CommitEntry
     manifest: Manifest
     record: Record
-
-    @property
-    def blobs(self) -> dict[str, BlobRef]:
-        """Its blobs by digest."""
-        return {blob.digest: blob for blob in self.manifest.blobs}
 
 
 class Custody:

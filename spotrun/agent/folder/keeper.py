@@ -31,6 +31,7 @@ __all__ = ["FolderKeeper", "FolderNews"]
 _QUIET_WALL_S = 0.5  # on a fast clock too: processes do not write faster
 _LOOKS_PER_QUIET = 5
 _LOOK_WALL_S = 0.05
+_REST = 20  # between two looks, times the length of one: thousands of files must not cost the training a processor
 _BLOCKED_QUIETS = 60  # so many quiet times without a whole look are worth a warning
 _RETRY_S = 60.0  # job time after a failed commit
 _RETRY_WALL_S = 1.0
@@ -73,6 +74,8 @@ class FolderKeeper:
         self._last_s = 0.0  # when the last commit began
         self._failed_s: float | None = None
         self._durable_s = 0.0
+        self._scan_s = 0.0  # how long a look at the names takes
+        self._complained_of = float("-inf")
         self._voids = 0  # generations in a row that changed while they were read
         self.fenced: SpotrunError | None = None
         self.problem: str | None = None
@@ -90,12 +93,13 @@ class FolderKeeper:
         """Claims and restores: see `open_folder`. Blocks for as long as that takes."""
         self._open = open_folder(self._config, self._folder, self._store, clock=self._clock, news=self._newsroom)
         self._committed = self._open.listing
-        self._watch = Watch.begin(self._open.listing, self._open.rules, self._clock.monotonic())
 
     def begin(self, processes: Callable[[], Iterable[int]]) -> None:
         """The command was started; `processes` gives the ids of what it consists of."""
+        assert self._open is not None
         self._processes = processes
         self._last_s = self._clock.monotonic()
+        self._watch = Watch.begin(self._open.listing, self._open.rules, self._last_s)
         self._newsroom.set(phase=TrainingPhase.TRAINING, training_at=self._clock.now())
 
     def notice(self, deadline: datetime) -> None:
@@ -126,7 +130,7 @@ class FolderKeeper:
         try:
             while self._clean is None and self.fenced is None:
                 self._look(self._open)
-                self._wake.wait(self._clock.wall(self._period_s))
+                self._wake.wait(self._clock.wall(max(self._period_s, _REST * self._scan_s)))
                 self._wake.clear()
             if self._clean and self.fenced is None:
                 self._commit_last(self._open)
@@ -162,8 +166,10 @@ class FolderKeeper:
         return self._watch.look(listing, folder.rules, now_s=now_s, writing=writing, patience=self._patience)
 
     def _scan(self, folder: OpenFolder) -> Listing | None:
+        began_s = self._clock.monotonic()
         try:
             listing = scan(folder.place.path, folder.rules)
+            self._scan_s = self._clock.monotonic() - began_s
         except OSError as err:
             self._newsroom.warn(f"the folder {folder.place.path} cannot be read, nothing is committed: {err.strerror}")
             return None
@@ -175,7 +181,10 @@ class FolderKeeper:
 
     def _complain(self, waiting: Waiting, now_s: float) -> None:
         blocked_s = now_s - waiting.since_s
-        if not waiting.usual and blocked_s >= _BLOCKED_QUIETS * self._patience.quiet_s:
+        if waiting.usual or waiting.since_s == self._complained_of:
+            return
+        if blocked_s >= _BLOCKED_QUIETS * self._patience.quiet_s:
+            self._complained_of = waiting.since_s  # once each time
             self._newsroom.warn(
                 f"nothing of the folder could be committed for {format_duration(timedelta(seconds=blocked_s))}: "
                 f"{waiting.why}. If that goes on for ever, name such files under checkpoint.folder.growing or ignore; if the "
@@ -214,6 +223,7 @@ class FolderKeeper:
             return self._failed(err)
         step = numbered(whole.listing, folder.custody.last_step)
         captured_at = self._clock.now() - timedelta(seconds=max(0.0, self._clock.monotonic() - whole.changed_s))
+        captured_at = max(captured_at, self._newsroom.news.training_at or captured_at)
         try:
             entry = folder.custody.commit(stored, step=step, captured_at=captured_at, on_notice=hurried)
         except (Fenced, CheckpointCorrupt) as err:
@@ -287,7 +297,8 @@ class FolderKeeper:
                     return
                 whole = Whole(listing, key_of(listing, folder.rules), self._clock.monotonic())
                 if self._commit(folder, whole):
-                    continue
+                    self._newsroom.set(phase=TrainingPhase.DONE)
+                    return
             if self.fenced is not None or folder.uploader.is_abandoned:
                 return
             if turn < _FINAL_TRIES - 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from spotrun.job.message import Commit, TrainingPhase
 __all__ = ["FolderNews", "Newsroom"]
 
 _WARNINGS_MAX = 20  # the newest; a heartbeat is read every few seconds
+_TOLD_MAX = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,26 +42,33 @@ class FolderNews:
 
 
 class Newsroom:
-    """Holds the newest news. One thread writes at a time, any may read."""
+    """Holds the newest news. Thread-safe."""
 
     def __init__(self, log: OutputLog) -> None:
         self._log = log
+        self._lock = threading.RLock()
+        self._told: set[str] = set()
         self.news = FolderNews()
 
     def set(self, **values: Any) -> None:
         """Replaces fields of the news."""
-        self.news = replace(self.news, **values)
+        with self._lock:
+            self.news = replace(self.news, **values)
 
     def moved(self) -> None:
         """Something happened to the folder."""
-        self.set(changes=self.news.changes + 1)
+        with self._lock:
+            self.set(changes=self.news.changes + 1)
 
     def say(self, sentence: str) -> None:
         """A line in the log."""
         self._log.say(sentence)
 
     def warn(self, sentence: str) -> None:
-        """A line in the log and in the heartbeats to come; the same sentence only once."""
-        if sentence not in self.news.warnings:
+        """A line in the log and in the heartbeats to come; the same sentence only once, and not thousands of them."""
+        with self._lock:
+            if sentence in self._told or len(self._told) >= _TOLD_MAX:
+                return
+            self._told.add(sentence)
             self.set(warnings=(*self.news.warnings, sentence)[-_WARNINGS_MAX:])
-            self._log.say(sentence)
+        self._log.say(sentence)

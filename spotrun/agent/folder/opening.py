@@ -19,7 +19,7 @@ from spotrun.clock import Clock
 from spotrun.errors import SpecError, StoreUnavailable
 from spotrun.job.message import TrainingPhase
 from spotrun.job.spec import Folder
-from spotrun.store import BlobStore
+from spotrun.store import BlobRef, BlobStore
 from spotrun.units import format_bytes
 
 __all__ = ["OpenFolder", "open_folder", "too_many"]
@@ -72,8 +72,7 @@ def open_folder(config: AgentConfig, folder: Folder, store: BlobStore, *, clock:
         place.release()
         raise
     listing = _look(place, rules)
-    known = restored.blobs if restored is not None and custody.follows(restored) else {}
-    uploader = Uploader(store, place.path, rules, attempt=int(config.attempt), known=known)
+    uploader = Uploader(store, place.path, rules, attempt=int(config.attempt), known=restored)
     if restored is None:
         persistent.try_to(lambda: _commit_first(custody, uploader, listing, clock=clock, news=news))
     return OpenFolder(place, rules, custody, uploader, listing, True)
@@ -99,7 +98,8 @@ def _look(place: FolderPlace, rules: Rules) -> Listing:
 
 def _restore(
     config: AgentConfig, store: BlobStore, place: FolderPlace, rules: Rules, *, custody: Custody, news: Newsroom
-) -> Commitment | None:
+) -> dict[str, BlobRef] | None:
+    """The blobs that need not be stored again; None if there is no commit."""
     told = _Told(news)
     aside = config.work_directory / ".spotrun" / "aside" / config.job_id / f"attempt-{int(config.attempt):06d}"
     restoration = Restoration(store, place.path, rules, aside=aside, progress=told.more)
@@ -121,7 +121,8 @@ def _restore(
     )
     if restoration.moved:
         news.say(f"what is not in that commit was moved to {aside}: {_listed(restoration.moved)}")
-    return found
+    # What was there already was not read from the store: whether it is still right there, nobody knows.
+    return restoration.found_right if custody.follows(found) else {}
 
 
 def _commit_first(custody: Custody, uploader: Uploader, listing: Listing, *, clock: Clock, news: Newsroom) -> None:

@@ -50,6 +50,7 @@ class Restoration:
         self._progress = progress
         self._drafts = root / TEMPORARY
         self.kept = 0  # files that were there already
+        self.found_right: dict[str, BlobRef] = {}  # blobs that were fetched, by digest
         self.moved: list[str] = []  # what was moved aside
 
     def fetch(self, manifest: Manifest, record: Record) -> None:
@@ -63,6 +64,7 @@ class Restoration:
         """
         try:
             self._clear()
+            self.found_right = {}
             self._drafts.mkdir(mode=0o700)
             present = self._present(manifest.blobs, record)
             self.kept = len(present)
@@ -141,7 +143,9 @@ class Restoration:
                 offset += end - start
 
         def fetch(blob: int) -> None:
-            content = memoryview(read_blob(self._store, manifest.blobs[blob]))
+            ref = manifest.blobs[blob]
+            content = memoryview(read_blob(self._store, ref))
+            self.found_right[ref.digest] = ref
             for number, offset, start, end in places[blob]:
                 _write_at(self._draft(number), offset, content[start:end])
                 self._progress(end - start)
