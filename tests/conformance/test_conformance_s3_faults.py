@@ -107,6 +107,7 @@ def test_damage_on_the_wire_is_an_error_not_data(proxy: Proxy, bare: BlobStore, 
     proxy.suffer("GET", "blobs/", *[fault] * 4)
     with pytest.raises((CheckpointCorrupt, StoreUnavailable)):
         read_blob(bare, blob)
+    proxy.suffer("", "")
     lineage = Lineage(bare, attempt=1, writer="w", clock=SystemClock())
     lineage.claim()
     entry = save(bare, lineage, 1)
