@@ -1,8 +1,9 @@
 """A small training for several processes, for the tests of this directory.
 
-    gang_small.py OUT --kind ddp|fsdp|plain|manual --steps N --batch B [--stop-after S] [--save-at S ...] [--die PHASE:RANK]
+    gang_small.py OUT --kind ddp|fsdp|plain --steps N --batch B [--save-at S ...] [--wait] [--crash-after S]
+                      [--die PHASE:RANK] [--cold] [--short RANK] [--slow]
 
-Writes OUT/<rank>.json: losses by step and a digest of the full state at the end, and OUT/full.safetensors-like bytes.
+Writes OUT/<rank>.json: losses and samples by step, and digests of the full state at the end.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ import json
 import os
 import signal
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import spotrun
+from spotrun.checkpoint import saver
+from spotrun.checkpoint.commit import SoleCommitter
+from spotrun.checkpoint.distributed import gang
+from spotrun.checkpoint.distributed.committer import GangCommitter
 
 WIDTH = 32
 
@@ -36,6 +44,8 @@ def main() -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     if options.die:
         arm(*options.die.split(":"))
+    if options.cold:
+        gang.warm_buckets = lambda *_: []
     torch.manual_seed(0)
     model = build(options.kind)
     wrapped = wrap(model, options.kind, world)
@@ -52,8 +62,11 @@ def main() -> None:
     seen, losses = [], []
     for _ in run.epochs():
         for (inputs,) in run.batches(loader):
-            if options.slow and rank == 0:
-                Path(options.out, f"at-{run.steps_done}").touch()
+            if options.slow:
+                Path(options.out, f"at-{run.steps_done}.{rank}").touch()
+                time.sleep(0.05)  # long enough for a signal to come in between
+            if rank == options.short and run.steps_done == 2:
+                break
             optimizer.zero_grad()
             loss = wrapped(inputs).pow(2).mean()
             loss.backward()
@@ -81,6 +94,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--crash-after", type=int, default=-1)
     parser.add_argument("--die", default="")
     parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--short", type=int, default=-1)
     return parser.parse_args()
 
 
@@ -95,9 +110,6 @@ def wrap(model: nn.Module, kind: str, world: int) -> nn.Module:
     if kind == "ddp" and world > 1:
         return DistributedDataParallel(model, bucket_cap_mb=0.005)
     if kind == "fsdp":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         mesh = init_device_mesh("cpu", (world,))
         for layer in model:
             if isinstance(layer, nn.Linear):
@@ -110,9 +122,6 @@ def arm(phase: str, rank: str) -> None:
     """Kills this process at a phase of its first save."""
     if int(rank) != int(os.environ["RANK"]):
         return
-    from spotrun.checkpoint import saver
-    from spotrun.checkpoint.commit import SoleCommitter
-    from spotrun.checkpoint.distributed.committer import GangCommitter
 
     def die(*_args: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
