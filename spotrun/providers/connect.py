@@ -57,6 +57,7 @@ def connect(
         notice=spec.local.notice,
         launch_delay=spec.local.launch_delay,
         aws=_needs_aws(spec),
+        inherited=_key_variables(spec),
     )
     return LocalProvider(market, home=home, clock=clock, settings=settings)
 
@@ -107,6 +108,14 @@ def _instance_types(resources: Resources) -> tuple[str, ...]:
     return resources.instance_types or tuple((near or names)[:1])
 
 
+def _key_variables(spec: JobSpec) -> tuple[str, ...]:
+    """The variable that holds the key that signs the log: its value reaches machines only by inheritance."""
+    signing = spec.checkpoint.signing if spec.checkpoint else None
+    return (signing.key_env,) if signing and signing.key_env else ()
+
+
 def _needs_aws(spec: JobSpec) -> bool:
     uris = [*spec.inputs.values(), *([spec.checkpoint.uri] if spec.checkpoint else [])]
+    if spec.checkpoint is not None and spec.checkpoint.signing is not None and spec.checkpoint.signing.kms:
+        return True
     return any(uri.startswith(("s3:", "s3a:")) for uri in uris)

@@ -23,6 +23,7 @@ __all__ = ["ls"]
 
 _COLUMNS = ("step", "committed at", "size", "new", "saved in", "state", "on notice", "tags", "metrics")
 _METRICS_SHOWN = 2
+_DAMAGED_MAX = 5  # entries that are told one by one; --json has all
 _STATE = {"kept": "kept", "pruned": "[dim]pruned[/dim]", "damaged": "[red]damaged[/red]"}
 
 
@@ -59,8 +60,10 @@ def ls(
     pruned = len(held) - len(shown)
     if pruned:
         console.print(f"{pruned} older ones were pruned, as the rules of retention ask; --all lists them")
-    for entry in run.damaged:
+    for entry in run.damaged[:_DAMAGED_MAX]:
         console.print(f"[red]{entry.key}: {entry.reason}; it is not believed, the entries around it are used[/red]")
+    if len(run.damaged) > _DAMAGED_MAX:
+        console.print(f"[red]and {len(run.damaged) - _DAMAGED_MAX} more of {len(run.log)} entries of the log[/red]")
 
 
 def _tree(run: Run, shown: Iterable[Held], tags: dict[str, frozenset[str]]) -> Tree:

@@ -24,17 +24,18 @@ _INHERITED = re.compile(
 _AWS = re.compile(r"AWS_\w+")
 
 
-def host_environment(instance_id: str, *, aws: bool) -> dict[str, str]:
+def host_environment(instance_id: str, *, aws: bool, named: tuple[str, ...] = ()) -> dict[str, str]:
     """The environment of a host, from this process's own; the only place where the local provider reads one.
 
     Args:
         instance_id: the machine's id.
         aws: whether the job reads or writes S3 and so needs the AWS variables.
+        named: variables that the job file names.
     """
     environment = {
         name: value
         for name, value in os.environ.items()
-        if _INHERITED.fullmatch(name) or (aws and _AWS.fullmatch(name))
+        if _INHERITED.fullmatch(name) or (aws and _AWS.fullmatch(name)) or name in named
     }
     if paths := environment.get("PYTHONPATH"):  # the host runs elsewhere
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep) if path)  # noqa: PTH100

@@ -40,6 +40,7 @@ class LocalSettings:
         notice: how long before the loss it is announced.
         launch_delay: from the launch to the start of the agent.
         aws: whether machines inherit the AWS variables.
+        inherited: further variables that they inherit.
         agent_argv: what a machine runs.
     """
 
@@ -47,6 +48,7 @@ class LocalSettings:
     notice: timedelta = timedelta(seconds=120)
     launch_delay: timedelta = timedelta(seconds=30)
     aws: bool = False
+    inherited: tuple[str, ...] = ()
     agent_argv: tuple[str, ...] = field(default_factory=lambda: (sys.executable, "-m", "spotrun.agent"))
 
     def __post_init__(self) -> None:
@@ -179,7 +181,7 @@ class LocalProvider:
         with (folder.path / "host.log").open("ab") as log:
             host = subprocess.Popen(
                 [sys.executable, "-m", "spotrun.providers.local.host", str(folder.path)],
-                env=host_environment(id_, aws=self._settings.aws),
+                env=host_environment(id_, aws=self._settings.aws, named=self._settings.inherited),
                 cwd=folder.scratch,  # -m puts it on sys.path: it must hold no module of the user's
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -16,6 +16,7 @@ import pytest
 
 from spotrun.cli import main
 from spotrun.clock import SystemClock
+from spotrun.providers.local.environment import host_environment
 from spotrun.store import (
     CommitEntry,
     FileStore,
@@ -361,3 +362,12 @@ def test_a_signed_run_is_believed_with_its_key_only(
     shown += [spotrun("ls", str(place))]
     assert all(KEY[:-1] not in told.out + told.err for told in shown)
     assert all(KEY.encode() not in store.read(key) for key in store.list(""))
+
+
+def test_a_variable_that_holds_the_key_reaches_machines_because_the_job_file_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Machines inherit what is on a list, and nothing that might be a secret by chance."""
+    monkeypatch.setenv("A_KEY", KEY)
+    assert "A_KEY" not in host_environment("i-1", aws=False)
+    assert host_environment("i-1", aws=False, named=("A_KEY",))["A_KEY"] == KEY
