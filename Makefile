@@ -2,6 +2,7 @@
 #              DATA=file, folder or URL of text to train on
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
+# make soak    ten thousand damaged checkpoints, none of which may be loaded
 # make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
 #              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check lint clean bench bench-4gb bench-shaped bench-file bench-quick
+.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick
 
 install: $(STAMP)
 
@@ -32,6 +33,9 @@ lint: install
 	$(BIN)/lint-imports
 
 check: lint test
+
+soak: install
+	SOAK_DAMAGES=10000 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_corruption.py --timeout 3600
 
 PEERS := $(VENV)/.peers
 
