@@ -56,7 +56,7 @@ def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     store = MemoryStore()
-    monkeypatch.setattr(hold, "open_store", lambda uri: store)
+    monkeypatch.setattr(hold, "open_store", lambda uri, *_: store)
     return store
 
 
