@@ -47,8 +47,18 @@ class Slow(MemoryStore):
         super().__init__()
         self.open = threading.Event()
         self.open.set()
+        self.arrived = threading.Event()
+
+    def shut(self) -> None:
+        self.arrived.clear()
+        self.open.clear()
+
+    def holds(self) -> None:
+        """Returns once a save stands before it: its clock has begun."""
+        assert self.arrived.wait(30)
 
     def write(self, key: str, parts: Any) -> None:
+        self.arrived.set()
         self.open.wait(30)
         super().write(key, parts)
 
@@ -271,9 +281,10 @@ def slow_saves(job: Job, run: spotrun.Run, seconds: float) -> Any:
     """Two steps, of which the first is saved in so many seconds: from then on that is what a save takes."""
     loop = changing(run, run._parts.components.models["model"])
     next(loop)
-    job.store.open.clear()
+    job.store.shut()
     run.save()
     next(loop)
+    job.store.holds()
     job.hands.sleep(seconds)
     job.store.open.set()
     settled(run)
@@ -288,9 +299,10 @@ def test_a_save_in_flight_is_let_end_where_a_new_one_could_not(
     """Saves take 100 s; one began 50 s ago; 120 s are left. Its state is what can be had, and the margin is told."""
     run = job.attach(model=nn.Linear(2, 2))
     loop = slow_saves(job, run, 100)
-    job.store.open.clear()
+    job.store.shut()
     run.save()
     next(loop)  # step 3 is being saved
+    job.store.holds()
     job.hands.sleep(50)
     job.notice(seconds=120)
     next(loop)
@@ -320,7 +332,6 @@ def test_a_hopeless_save_is_not_begun_and_a_doubtful_one_is(job: Job, capfd: pyt
     assert "30 s are left and a save takes 100 s: none is begun now, the last commit stands" in capfd.readouterr().err
     job.notice(seconds=60)
     next(loop)
-    job.hands.sleep(70)
     settled(run)
     next(loop)
     assert job.steps == [1, 4]
@@ -331,9 +342,10 @@ def test_a_commit_after_the_deadline_says_by_how_much(job: Job, capfd: pytest.Ca
     """The machine lived longer than announced; the ledger wants to know."""
     run = job.attach(model=nn.Linear(2, 2))
     loop = slow_saves(job, run, 100)
-    job.store.open.clear()
+    job.store.shut()
     job.notice(seconds=60)
     next(loop)
+    job.store.holds()
     job.hands.sleep(70)
     job.store.open.set()
     settled(run)
