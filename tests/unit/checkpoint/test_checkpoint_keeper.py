@@ -49,8 +49,10 @@ class Failing:
         self.written: list[str] = []
         self.open = threading.Event()
         self.open.set()
+        self.arrived = threading.Event()
 
     def write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:
+        self.arrived.set()
         self.open.wait(30)
         if self.broken:
             raise StoreError("No space left on device")
@@ -115,6 +117,8 @@ def test_a_save_in_flight_is_not_overtaken(store: Failing, hands: Hands) -> None
     for number in run.steps(20):
         if number == 0:
             store.open.clear()
+        if number == 1:
+            assert store.arrived.wait(30)  # its clock has begun
         if number > 4:
             settled(run)
         hands.sleep(10)
