@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -43,8 +43,7 @@ class _Move:
     place: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(NamedTuple):
     """Bytes [start, end) of a blob and the memory they go to; to scratch memory if that is None, and on from there.
 
     Attributes:
@@ -68,8 +67,8 @@ class _Need:
     copies: list[tuple[Copy, Target]]
 
     @property
-    def end(self) -> int:
-        return self.piece.start + self.piece.box.volume * self.tensor.stored.item
+    def start(self) -> int:
+        return self.piece.start
 
 
 def fill(store: BlobStore, blobs: Sequence[BlobRef], tensors: Sequence[StoredTensor]) -> frozenset[int]:
@@ -89,8 +88,12 @@ def fill(store: BlobStore, blobs: Sequence[BlobRef], tensors: Sequence[StoredTen
     _check_memory(tensors)
     for tensor in tensors:
         tensor.allocate()
-    needs: dict[int, list[_Need]] = {}
+    needs: dict[int, list[_Need | _Segment]] = {}
     for tensor in tensors:
+        straight = _straight(tensor)
+        if straight is not None:
+            needs.setdefault(tensor.stored.pieces[0].blob, []).append(straight)
+            continue
         for need in _needs_of(tensor):
             needs.setdefault(need.piece.blob, []).append(need)
     numbers = sorted(needs)
@@ -142,6 +145,19 @@ def _check_memory(tensors: Sequence[StoredTensor]) -> None:
         )
 
 
+def _straight(tensor: StoredTensor) -> _Segment | None:
+    """The bytes of a tensor that lies whole in a blob and goes whole to memory of the same form: most tensors do."""
+    if len(tensor.stored.pieces) != 1 or len(tensor.targets) != 1:
+        return None
+    (target,) = tensor.targets
+    memory = target.tensor
+    if target.box.shape != tensor.stored.shape or memory.device.type != "cpu" or not memory.is_contiguous():
+        return None
+    start = tensor.stored.pieces[0].start
+    assert memory.nbytes == tensor.nbytes, tensor.name
+    return _Segment(start, start + memory.nbytes, _bytes_of(memory)) if memory.nbytes else None
+
+
 def _needs_of(tensor: StoredTensor) -> Iterator[_Need]:
     pieces = tensor.stored.pieces
     if len(pieces) == 1 == len(tensor.targets):
@@ -156,19 +172,20 @@ def _needs_of(tensor: StoredTensor) -> Iterator[_Need]:
         yield _Need(piece, tensor, copies)
 
 
-def _passes(ref: BlobRef, needs: Sequence[_Need]) -> Iterator[list[_Segment]]:
+def _passes(ref: BlobRef, needs: Sequence[_Need | _Segment]) -> Iterator[list[_Segment]]:
     """The blob from its first byte to its last, once; more often only if tensors share bytes of it."""
-    left = sorted(needs, key=lambda need: need.piece.start)
+    left = sorted(needs, key=lambda need: need.start)
     for _ in range(_PASSES_MAX):
         segments: list[_Segment] = []
-        later: list[_Need] = []
+        later: list[_Need | _Segment] = []
         end = 0
         for need in left:
-            if need.piece.start < end:
+            if need.start < end:
                 later.append(need)
                 continue
-            for segment in _segments_of(need):
-                segments.extend(_unwanted(end, segment.start))
+            for segment in (need,) if isinstance(need, _Segment) else _segments_of(need):
+                if segment.start > end:
+                    segments.extend(_unwanted(end, segment.start))
                 segments.append(segment)
                 end = segment.end
         segments.extend(_unwanted(end, ref.size))

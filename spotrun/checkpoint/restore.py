@@ -8,7 +8,9 @@ into the same memory and more: every byte that a damaged commit left behind is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,7 +101,8 @@ def resume(
             commits can be read, and then it may be undefined: the error says so.
         StoreError: the store failed; the content of what the script has built is undefined.
     """
-    return _newest(store, commits, lambda opened: components.prepare(opened.tree), document)
+    with _without_collections():
+        return _newest(store, commits, lambda opened: components.prepare(opened.tree), document)
 
 
 def refuse_lost(store: BlobStore, log: Sequence[Entry]) -> None:
@@ -134,7 +137,8 @@ def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored |
 
         return load
 
-    return _newest(store, commits, prepare)
+    with _without_collections():
+        return _newest(store, commits, prepare)
 
 
 def open_commit(
@@ -201,6 +205,18 @@ def _newest(
         "spotrun to decide. To do so, give the run another name or delete its checkpoints. What was found:\n  "
         + (f"{found}\n{_UNDEFINED}" if undefined else found)
     )
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Puts off Python's search for garbage: the objects for thousands of tensors would set it off again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 _UNDEFINED = (

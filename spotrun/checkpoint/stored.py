@@ -7,10 +7,11 @@ nobody has yet (`place`). The reader then fills exactly that memory; nothing is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from spotrun.store import Box, Stored, whole_box
 __all__ = ["StoredArray", "StoredTensor", "Target", "materialized", "nearest_device", "put", "stored_in"]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Memory that takes a region of a stored tensor: `tensor` has the region's shape and the stored dtype."""
 
     tensor: torch.Tensor
@@ -77,7 +77,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""
-        return self.shape.numel() * self.dtype.itemsize
+        return math.prod(self.stored.shape) * self.stored.item
 
     def allocate(self) -> None:
         """Takes memory for it, unless there is some."""

@@ -141,18 +141,18 @@ class Manifest(BaseModel):
 
     def stored(self) -> dict[str, Stored]:
         """Its tensors by name, each with the pieces that fill it."""
-        pieces: dict[str, list[TensorRef]] = {}
+        found: dict[str, Stored] = {}
+        boxes: dict[str, list[TensorRef]] = {}
         for name, ref in self.tensors.items():
-            pieces.setdefault(name if ref.of is None else ref.of, []).append(ref)
-        return {
-            name: Stored(
-                dtype=refs[0].dtype,
-                item=DTYPE_SIZES[refs[0].dtype],
-                shape=refs[0].shape if refs[0].whole is None else refs[0].whole,
-                pieces=tuple(Piece(ref.blob, ref.start, ref.box) for ref in refs),
-            )
-            for name, refs in pieces.items()
-        }
+            if ref.of is None:
+                piece = Piece(ref.blob, ref.start, whole_box(ref.shape))
+                found[name] = Stored(ref.dtype, DTYPE_SIZES[ref.dtype], ref.shape, (piece,))
+            else:
+                boxes.setdefault(ref.of, []).append(ref)
+        for name, refs in boxes.items():
+            pieces = tuple(Piece(ref.blob, ref.start, ref.box) for ref in refs)
+            found[name] = Stored(refs[0].dtype, DTYPE_SIZES[refs[0].dtype], refs[0].whole or (), pieces)
+        return found
 
     def to_bytes(self) -> bytes:
         """The manifest as JSON, UTF-8. NaN and infinities are written as Python's json writes them."""

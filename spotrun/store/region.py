@@ -8,6 +8,8 @@ That boxes fill a tensor without hole and without overlap is seen at their corne
 (plus where an even number of its coordinates are ends, minus where an odd number are), and the boxes fill the whole
 exactly if all corners inside cancel each other and those of the whole are left. One look at each corner is enough, however
 many boxes there are and however they are arranged.
+
+Named tuples, where there is one for every tensor: they are made in a fraction of a frozen dataclass's time.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Box", "Copy", "Piece", "Run", "Stored", "filling_fault", "whole_box"]
 
 _CUT_DIMENSIONS_MAX = 6  # meshes of processes have four at most; a box has two to this power of corners
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A box of a tensor: where it begins and how long it is, in each dimension."""
 
     offset: tuple[int, ...]
@@ -49,8 +51,7 @@ class Box:
         return Box(tuple(a - b for a, b in zip(self.offset, outer.offset, strict=True)), self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A stored box: row-major from byte `start` of blob number `blob` on."""
 
     blob: int
@@ -58,8 +59,7 @@ class Piece:
     box: Box
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Bytes without a gap: `size` of them from `start` of a blob on are those from `target` of the wanted region on."""
 
     blob: int
@@ -105,8 +105,7 @@ class Copy:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor as it is stored: `dtype` by torch's name, `item` bytes an element, and the pieces that fill it."""
 
     dtype: str
