@@ -103,7 +103,7 @@ def _attach(
     reporter = (QuietReporter if quiet else Reporter)(settings.scratch, clock=settings.clock)
     reporter.set(phase=TrainingPhase.RESTORING, attached_at=settings.clock.now(), total_steps=total_steps)
     reporter.write(now=True)
-    components = sort_components({name: unwrapped(value) for name, value in given.items()})
+    components = sort_components({name: unwrapped(value, name) for name, value in given.items()})
     components.check()
     for warning in suspicions(components):
         reporter.warn(warning)

@@ -87,7 +87,8 @@ class Board:
         while not self._is_there(key, what):
             now = self._wall.monotonic()
             if pause >= _LOOK_S[1]:  # it takes long: is anybody there?
-                fresh = self._read(f"beat/{sender}", what)
+                # Asked for first: reading what is not there would hold the store, also against the training.
+                fresh = self._read(f"beat/{sender}", what) if self._is_there(f"beat/{sender}", what) else b""
                 if fresh != beat:
                     beat, heard = fresh, now
                 if self._is_there(f"left/{sender}", what) and not self._is_there(key, what):

@@ -15,11 +15,24 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from spotrun.errors import NotCapturable
+
 __all__ = ["bucket_orders", "replicated", "unwrapped", "warm_buckets"]
 
+_FLATTENED = frozenset({"FullyShardedDataParallel", "ZeroRedundancyOptimizer"})
 
-def unwrapped(value: Any) -> Any:
-    """What was given to `attach`, its modules without the wrapper of DDP, also inside compiled ones."""
+
+def unwrapped(value: Any, path: str) -> Any:
+    """What was given to `attach`, its modules without the wrapper of DDP, also inside compiled ones.
+
+    Raises:
+        NotCapturable: it is sharded in a way that keeps no names or shapes of parameters.
+    """
+    kinds = {type(module).__name__ for module in value.modules()} if isinstance(value, torch.nn.Module) else set()
+    if kinds.union((type(value).__name__,)).intersection(_FLATTENED):
+        raise NotCapturable(
+            path, "sharded over flattened parameters", "Use torch.distributed.fsdp.fully_shard and a plain optimizer."
+        )
     while isinstance(value, torch.nn.Module):
         inner = getattr(value, "_orig_mod", value)
         if not isinstance(inner, DistributedDataParallel):
@@ -27,9 +40,9 @@ def unwrapped(value: Any) -> Any:
         value = inner.module
     # A dict of plain values is restored in place, so it must stay the same dict.
     if isinstance(value, dict) and any(isinstance(item, torch.nn.Module) for item in value.values()):
-        return {key: unwrapped(item) for key, item in value.items()}
+        return {key: unwrapped(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [unwrapped(item) for item in value]
+        return [unwrapped(item, f"{path}[{index}]") for index, item in enumerate(value)]
     return value
 
 

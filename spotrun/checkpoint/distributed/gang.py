@@ -36,8 +36,8 @@ class Gang:
     _entered: Entered | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.consensus = Consensus(self.world)
         self._wrapped = replicated(self.given)
+        self.consensus = Consensus(self.world)
 
     @property
     def leads(self) -> bool:
