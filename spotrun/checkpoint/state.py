@@ -38,6 +38,7 @@ from spotrun.checkpoint.randomness import (
     restore_global,
 )
 from spotrun.checkpoint.stored import materialized
+from spotrun.checkpoint.tensor import local_of
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import CheckpointError, NotCapturable
 
@@ -108,7 +109,7 @@ class Components:
         least = sample.SAMPLED_BYTES_MIN
         return {
             tensor.data_ptr(): tensor.nbytes
-            for tensor in tensors
+            for tensor in map(local_of, tensors)
             if tensor.nbytes >= least
             and tensor.is_cpu
             and tensor.layout is torch.strided
