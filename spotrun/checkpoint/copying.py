@@ -48,13 +48,14 @@ Update = Callable[[int, int, int, int], None]  # copies into a blob, to an addre
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """A tensor that is copied after the boundary.
+    """A tensor, or a box of one, that is copied after the boundary.
 
     Attributes:
         blob: the number of the blob that it belongs to.
         source: an alias of it, which shares its counter of changes.
         target: the address of its place in the snapshot.
         address: its own.
+        skip: bytes of the tensor before it.
         size: in bytes.
         version: how often it had been changed at the boundary.
     """
@@ -64,6 +65,7 @@ class Later:
     source: torch.Tensor
     target: int
     address: int
+    skip: int
     size: int
     version: int
 
@@ -138,7 +140,8 @@ class Copying:
             if waited_s >= _CONFIRM_S or not self._loop.is_alive():
                 self._confirm()
         if self._edited is None:
-            self._edited = next(iter(self._sample.differing({item.name: item.target for item in self._items})), None)
+            copies = [(item.name, item.target, item.skip, item.size) for item in self._items]
+            self._edited = next(iter(self._sample.differing(copies)), None)
         if self._edited is not None:
             raise CheckpointError(
                 f"{self._edited} was changed outside of its optimizer's step while it was being saved; from now on all "

@@ -2,7 +2,8 @@
 
 Every blob is a valid safetensors file: eight bytes with the header's length, the header as JSON padded with spaces,
 then the tensors without gaps. Tensors are packed in a fixed order, group by group, so that a group that has not
-changed (frozen layers) gives the same bytes, the same digest, and is not uploaded again.
+changed (frozen layers) gives the same bytes, the same digest, and is not uploaded again. A tensor larger than two blobs
+is cut into boxes along its first dimension, so that no blob takes long and none stands alone in the way.
 
 All of this depends on names, dtypes and shapes alone, which hardly ever change from save to save: a `Packing` keeps it.
 """
@@ -10,8 +11,9 @@ All of this depends on names, dtypes and shapes alone, which hardly ever change 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,13 +32,39 @@ _WIDE = 16  # what tensors are a multiple of that come first in their blob, so t
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor's place in a blob: bytes [start, end), counted from the blob's first byte."""
+    """A tensor's place in a blob: bytes [start, end), counted from the blob's first byte; or that of a box of a tensor.
+
+    Attributes:
+        name: the key in the manifest: the tensor's name, for a box with its number.
+        shape: of what lies here.
+        tensor: the name of the tensor that this is, or is a box of.
+        whole: the shape of that tensor.
+        skip: bytes of that tensor before those that lie here.
+        axis: the dimension that it is cut along; None if it is whole.
+        first: where along that dimension the box begins.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    tensor: str
+    whole: tuple[int, ...]
+    skip: int = 0
+    axis: int | None = None
+    first: int = 0
+
+    @property
+    def ref(self) -> TensorRef:
+        """What the manifest says of it, in the first blob."""
+        if self.axis is None:
+            return TensorRef(blob=0, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end)
+        offset = tuple(self.first if axis == self.axis else 0 for axis in range(len(self.whole)))
+        return TensorRef(
+            blob=0, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end,
+            of=self.tensor, whole=self.whole, offset=offset,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +126,21 @@ class Packing:
         return self._plan
 
 
-def lay_out(
-    tensors: Mapping[str, torch.Tensor], group: Callable[[str], str], *, limit: int | None = None
-) -> tuple[Layout, ...]:
-    """Packs tensors into blobs of at most `limit` bytes; a larger tensor has a blob of its own.
+def lay_out(tensors: Mapping[str, torch.Tensor], group: Callable[[str], str]) -> tuple[Layout, ...]:
+    """Packs tensors into blobs, none much larger than twice what suits the size of the state.
 
     Args:
         group: the group of a tensor's name; tensors of different groups never share a blob.
-        limit: None for what suits the size of the state.
     """
-    groups: dict[str, list[tuple[str, torch.Tensor]]] = {}
+    limit = _limit(sum(tensor.nbytes for tensor in tensors.values()))
+    groups: dict[str, list[Slot]] = {}
     for name, tensor in tensors.items():
-        groups.setdefault(group(name), []).append((name, tensor))
-    most = limit or _limit(sum(tensor.nbytes for tensor in tensors.values()))
+        groups.setdefault(group(name), []).extend(_cut(name, tensor, limit))
     layouts: list[Layout] = []
     for members in groups.values():
         # What keeps every tensor aligned without gaps; otherwise as they were found.
-        ordered = sorted(members, key=lambda item: (item[1].nbytes % _WIDE > 0, -item[1].element_size()))
-        layouts.extend(_layout(chunk) for chunk in _chunks(ordered, most))
+        ordered = sorted(members, key=lambda slot: (slot.end % _WIDE > 0, -DTYPES[slot.dtype].itemsize))
+        layouts.extend(_layout(chunk) for chunk in _chunks(ordered, limit))
     return tuple(layouts)
 
 
@@ -130,45 +155,57 @@ def _planned(layouts: tuple[Layout, ...]) -> Plan:
         starts.append(size)
         size += -(-layout.size // ALIGNMENT) * ALIGNMENT
     slots = tuple((number, slot) for number, layout in enumerate(layouts) for slot in layout.slots)
-    refs = {
-        slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
-        for number, slot in slots
-    }
+    refs = {slot.name: replace(slot.ref, blob=number) for number, slot in slots}
     return Plan(layouts, slots, tuple(starts), size, refs)
 
 
-def _chunks(members: Sequence[tuple[str, torch.Tensor]], limit: int) -> Iterable[list[tuple[str, torch.Tensor]]]:
-    chunk: list[tuple[str, torch.Tensor]] = []
+def _cut(name: str, tensor: torch.Tensor, limit: int) -> Iterable[Slot]:
+    """A tensor, or its boxes, each from byte 0 on."""
+    dtype, shape = dtype_name(tensor.dtype), tuple(tensor.shape)
+    size = size_bytes(dtype, shape)
+    axis = next((axis for axis, length in enumerate(shape) if length > 1), None)
+    row = size // shape[axis] if axis is not None else size
+    even = _WIDE // math.gcd(row, _WIDE) if row else 1  # rows of a box, so that each begins at a multiple of words
+    rows = limit // row // even * even if row else 0
+    if size <= 2 * limit or axis is None or not rows:
+        yield Slot(name, dtype, shape, 0, size, name, shape)
+        return
+    for number, first in enumerate(range(0, shape[axis], rows)):
+        part = (*shape[:axis], min(rows, shape[axis] - first), *shape[axis + 1 :])
+        end = size_bytes(dtype, part)
+        yield Slot(f"{name}#{number}", dtype, part, 0, end, name, shape, first * row, axis, first)
+
+
+def _chunks(members: Sequence[Slot], limit: int) -> Iterable[list[Slot]]:
+    chunk: list[Slot] = []
     filled = 0
-    for name, tensor in members:
-        size = tensor.numel() * tensor.element_size()
-        if chunk and filled + size > limit:
+    for slot in members:
+        if chunk and filled + slot.end > limit:
             yield chunk
             chunk, filled = [], 0
-        chunk.append((name, tensor))
-        filled += size
+        chunk.append(slot)
+        filled += slot.end
     if chunk:
         yield chunk
 
 
-def _layout(members: Sequence[tuple[str, torch.Tensor]]) -> Layout:
+def _layout(members: Sequence[Slot]) -> Layout:
     described: dict[str, object] = {"__metadata__": {"format": "spotrun"}}
-    placed: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0
-    for name, tensor in members:
-        dtype, shape = dtype_name(tensor.dtype), tuple(tensor.shape)
-        assert dtype in DTYPES, dtype
-        end = offset + size_bytes(dtype, shape)
-        known = safetensors_name(dtype)
-        described[name] = {
+    for slot in members:
+        end = offset + slot.end
+        known = safetensors_name(slot.dtype)
+        described[slot.name] = {
             "dtype": known or "U8",
-            "shape": list(shape) if known else [end - offset],
+            "shape": list(slot.shape) if known else [slot.end],
             "data_offsets": [offset, end],
         }
-        placed.append((name, dtype, shape, offset, end))
         offset = end
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
-    slots = tuple(Slot(n, d, s, len(header) + start, len(header) + end) for n, d, s, start, end in placed)
-    return Layout(header, slots, len(header) + offset)
+    slots, start = [], len(header)
+    for slot in members:
+        slots.append(replace(slot, start=start, end=start + slot.end))
+        start += slot.end
+    return Layout(header, tuple(slots), start)

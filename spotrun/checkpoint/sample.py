@@ -7,7 +7,7 @@ different ones a proof.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,18 +38,26 @@ class Sample:
     def __contains__(self, name: str) -> bool:
         return name in self._rows
 
-    def differing(self, copies: Mapping[str, int]) -> list[str]:
-        """The names of the tensors whose copies, at these addresses, hold something else."""
-        rows = [self._rows[name] for name in copies]
-        addresses = np.fromiter(copies.values(), np.int64, len(copies))
-        different = look(addresses[:, None] + self._offsets[rows]) != self._words[rows]
-        return [name for name, differs in zip(copies, different.any(axis=1).tolist(), strict=True) if differs]
+    def differing(self, copies: Sequence[tuple[str, int, int, int]]) -> list[str]:
+        """The names of the tensors whose copies hold something else.
+
+        Args:
+            copies: name, address of the copy, bytes of the tensor before what was copied, and how many were.
+        """
+        rows = [self._rows[name] for name, _, _, _ in copies]
+        offsets, words = self._offsets[rows], self._words[rows]
+        targets, skips, sizes = (np.asarray([copy[place] for copy in copies], np.int64)[:, None] for place in (1, 2, 3))
+        inside = (offsets >= skips) & (offsets + WORD_BYTES <= skips + sizes)
+        addresses = (targets + offsets - skips)[inside]
+        different = np.zeros(inside.shape, bool)
+        different[inside] = look(addresses) != words[inside]
+        return [copies[row][0] for row in np.flatnonzero(np.any(different, axis=1)).tolist()]
 
     def compared(self, earlier: Sample) -> dict[str, bool]:
         """Of each tensor that is in an earlier sample too, whether it held something else then."""
         names = list(self._rows) if self._rows == earlier._rows else [name for name in self._rows if name in earlier]
         rows, before = [self._rows[name] for name in names], [earlier._rows[name] for name in names]
-        different = (self._words[rows] != earlier._words[before]).any(axis=1)
+        different: npt.NDArray[np.bool_] = np.any(self._words[rows] != earlier._words[before], axis=1)
         return dict(zip(names, different.tolist(), strict=True))
 
 

@@ -21,7 +21,7 @@ import torch
 from spotrun.checkpoint.commit import Committer, Part
 from spotrun.checkpoint.copying import Copying, Gate
 from spotrun.checkpoint.pack import Packing
-from spotrun.checkpoint.parallel import in_parallel
+from spotrun.checkpoint.parallel import in_parallel, step_back
 from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.sample import Sample, Sampling
 from spotrun.checkpoint.settings import Settings
@@ -229,7 +229,13 @@ class Saver:
                 self._staging.note(number, digest)
             return write_blob(self._store, self._committer.attempt, [parts[number]], known=self._known, digest=digest)
 
-        blobs = in_parallel(store, len(parts), threads=_THREADS, first=copying.work)
+        def copy() -> None:
+            copying.work()
+            if not snapshot.on_notice:
+                step_back()
+
+        enter = None if snapshot.on_notice else step_back
+        blobs = in_parallel(store, len(parts), threads=_THREADS, first=copy, enter=enter)
         copying.check()
         part = Part(
             step=snapshot.step,

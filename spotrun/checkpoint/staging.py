@@ -62,16 +62,18 @@ class Staging:
         later: list[Later] = []
         others: set[int] = set()  # memory that is copied now: nothing that shares it may be copied later
         for number, slot in plan.slots:
-            tensor = tensors[slot.name]
+            tensor = tensors[slot.tensor]
             target, size = self._base + plan.starts[number] + slot.start, slot.end - slot.start
-            source = steady.get(slot.name)
+            source = steady.get(slot.tensor)
             if source is not None and target % WORD_BYTES == 0:
-                later.append(Later(slot.name, number, tensor, target, source, size, tensor._version))
+                later.append(
+                    Later(slot.tensor, number, tensor, target, source + slot.skip, slot.skip, size, tensor._version)
+                )
                 continue
             if tensor.is_cpu:
                 others.add(tensor.untyped_storage().data_ptr())
             if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-                self.update(number, target, tensor.data_ptr(), size)
+                self.update(number, target, tensor.data_ptr() + slot.skip, size)
             else:
                 self._convert(number, slot, tensor)
         return later if others.isdisjoint(item.storage for item in later) else self._unshared(later, others)
@@ -128,6 +130,8 @@ class Staging:
         assert self._arena is not None
         start = self._plan.starts[number] + slot.start
         self._digests[number] = None
+        if slot.axis is not None:
+            tensor = tensor.narrow(slot.axis, slot.first, slot.shape[slot.axis])
         with torch.no_grad():
             view_bytes(self._arena, start=start, dtype=slot.dtype, shape=slot.shape, key="staging").copy_(tensor)
 

@@ -38,7 +38,8 @@ def write_blob(
 ) -> BlobRef:
     """Stores the concatenation of `parts` as a blob of this attempt and checks that it arrived whole.
 
-    Writing the same bytes again makes another blob. The parts must not change while this runs.
+    Writing the same bytes again makes another blob. The parts must not change while this runs. Stores that confirm what
+    they took (`vouches`) are believed; of others the end of the object is read back.
 
     Args:
         known: blobs by digest that need not be stored again; then the one of them is given.
@@ -55,6 +56,8 @@ def write_blob(
         return known[digest]
     ref = BlobRef(key=blob_key(attempt, digest), size=size, digest=digest)
     store.write(ref.key, parts)
+    if getattr(store, "vouches", False):
+        return ref
     views = views_of(parts)
     end = views[-1][-1:].tobytes() if views else b""
     if store.read(ref.key, max(size - 1, 0), size + 1) != end:

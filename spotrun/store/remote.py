@@ -84,6 +84,11 @@ class FsspecStore:
             self._blobs = S3Blobs(bucket, root, uri=uri, options=options, limits=limits, crc64=crc64nvme())
 
     @property
+    def vouches(self) -> bool:
+        """Whether every write is confirmed for as many bytes as were sent; so is S3's PUT, by its reply's tag."""
+        return self._blobs is not None
+
+    @property
     def engine(self) -> str:
         """What moves the bytes of blobs, as a person would say it."""
         return self._blobs.engine if self._blobs else "fsspec"

@@ -65,6 +65,11 @@ class RetryingStore:
         """What moves the bytes of the store inside, as a person would say it."""
         return str(getattr(self.inner, "engine", type(self.inner).__name__))
 
+    @property
+    def vouches(self) -> bool:
+        """Whether a write that returned needs no second look: the store has confirmed all bytes of it."""
+        return bool(getattr(self.inner, "vouches", False))
+
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `BlobStore.read`."""
         return self._patiently(lambda: self.inner.read(key, start, end))

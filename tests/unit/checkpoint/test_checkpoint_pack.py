@@ -44,13 +44,24 @@ def test_every_blob_is_a_safetensors_file() -> None:
             assert digest(view) == digest(tensors[slot.name].contiguous())
 
 
-def test_blobs_keep_to_their_limit_and_a_large_tensor_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that several can be sent at once, and none needs more memory than it must."""
-    tensors = {f"a.{number}": torch.zeros(100) for number in range(10)} | {"a.large": torch.zeros(1000)}
+def test_blobs_keep_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that several can be sent at once: up to twice the limit a tensor has a blob of its own, above it is cut."""
     monkeypatch.setattr(pack, "_limit", lambda size: 1200)
+    tensors = {f"a.{number}": torch.zeros(100) for number in range(10)}
+    tensors |= {"a.large": torch.zeros(500), "a.huge": torch.zeros(250, 4), "a.row": torch.zeros(1, 1000)}
+    tensors |= {"a.rows": torch.zeros(2, 1000)}  # rows that are larger than the limit stay together
     plan, _ = packed(tensors)
     sizes = [sum(slot.end - slot.start for slot in layout.slots) for layout in plan.layouts]
-    assert sorted(sizes) == [400, 1200, 1200, 1200, 4000]
+    assert sum(sizes) == sum(tensor.nbytes for tensor in tensors.values())
+    assert sorted(sizes)[-2:] == [2000, 8000]
+    assert max(sorted(sizes)[:-2]) == 1200
+    boxes = [ref for ref in plan.refs.values() if ref.of == "a.huge"]
+    assert [(ref.offset, ref.shape) for ref in boxes] == [
+        ((0, 0), (75, 4)), ((75, 0), (75, 4)), ((150, 0), (75, 4)), ((225, 0), (25, 4))
+    ]  # fmt: skip
+    assert [(ref.offset, ref.shape) for ref in plan.refs.values() if ref.of == "a.row"] == [
+        ((0, 0), (1, 300)), ((0, 300), (1, 300)), ((0, 600), (1, 300)), ((0, 900), (1, 100))
+    ]  # fmt: skip
 
 
 def test_the_same_layers_give_the_same_bytes() -> None:

@@ -28,6 +28,7 @@ from spotrun.store import (
     write_blob,
 )
 from spotrun.store.digest import Part
+from spotrun.store.retry import RetryingStore
 
 
 class FaultyStore(MemoryStore):
@@ -369,3 +370,15 @@ def test_a_run_goes_through_three_attempts_at_the_place_that_a_url_names(kind: s
             step += 1
             verify(store, save(store, lineage, step))
     assert [step for _, step in commits(open_store(uri))] == list(range(1, 10))
+
+
+def test_a_store_that_confirms_what_it_took_is_not_asked_again() -> None:
+    """One round trip less for each blob, where the reply to a write says that all of it is there."""
+
+    class Confirming(MemoryStore):
+        vouches = True
+
+        def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+            raise AssertionError("it was asked")
+
+    write_blob(RetryingStore(Confirming()), 1, [b"0123456789"])
