@@ -28,7 +28,12 @@ class Ending:
 
 
 def classify(
-    exit_code: int | None, *, stop: StopCause | None, progress: Progress | None, signalled: bool = False
+    exit_code: int | None,
+    *,
+    stop: StopCause | None,
+    progress: Progress | None,
+    signalled: bool = False,
+    told: bool = False,
 ) -> Outcome:
     """The outcome of a command.
 
@@ -38,11 +43,14 @@ def classify(
             so: it may have reached its end while the request was on its way.
         progress: what the training told last.
         signalled: whether the agent sent it SIGTERM. Death by a signal of ours is no failure of the user's.
+        told: whether the agent sent it a signal for a notice, a short time before it ended. Its end is then taken for
+            its answer, whatever its exit code, unless the training itself says that it had reached its end: a script
+            that saves and leaves when it is signalled has not completed.
     """
     if exit_code == EXIT_FENCED:
         return Outcome.FENCED
     done = progress is not None and progress.phase is TrainingPhase.DONE
-    if exit_code == 0 and (stop is None or done):
+    if exit_code == 0 and (done or (stop is None and not told)):
         return Outcome.COMPLETED
     match stop:
         case StopCause.ASKED:
@@ -52,7 +60,7 @@ def classify(
         case StopCause.FENCED:
             return Outcome.FENCED
         case None:
-            return Outcome.STOPPED if signalled and exit_code in _BY_SIGTERM else Outcome.FAILED
+            return Outcome.STOPPED if told or (signalled and exit_code in _BY_SIGTERM) else Outcome.FAILED
 
 
 _BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)  # seen directly, and through a shell

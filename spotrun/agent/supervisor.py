@@ -122,12 +122,16 @@ class Supervisor:
         self._command.sweep()
         self._command.drain()
         exit_code = self._command.exit_code
+        told = self._told_until is not None and self._clock.now() < self._told_until
         outcome = classify(
             exit_code,
             stop=self._stopping,
             progress=self._mailbox.progress(),
             signalled=self._command.signalled,
+            told=told,
         )
+        if told and self._stopping is None and outcome is Outcome.STOPPED:
+            self._log.say("the command ended after it was told of the notice: another attempt goes on")
         if keeping is not None:
             outcome = self._finish_folder(keeping, outcome)
         return Ending(outcome=outcome, exit_code=exit_code)
@@ -154,10 +158,6 @@ class Supervisor:
         """Has what the command left committed; the outcome with what came of it."""
         folder = self._folder
         assert folder is not None
-        now = self._clock.now()
-        if self._told_until is not None and now < self._told_until and outcome in (Outcome.COMPLETED, Outcome.FAILED):
-            self._log.say("the command ended after it was told of the notice; another attempt goes on from its folder")
-            outcome = Outcome.STOPPED
         folder.finish(clean=self._command.exit_code == 0)
         self._courier.uploading = True
         if self._stopping is not None:
@@ -242,6 +242,7 @@ class Supervisor:
         self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline))
         if signals:
             self._command.terminate()
+            self._told_until = _end_of_answer(notice)
         self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
 
     def _tell_of_notice(self, folder: FolderKeeper, notice: Notice) -> None:
@@ -253,7 +254,7 @@ class Supervisor:
             return
         name = folder.signal.name
         if self._command.tell(folder.signal):
-            self._told_until = notice.deadline + timedelta(seconds=_AFTER_NOTICE_S)
+            self._told_until = _end_of_answer(notice)
             self._log.say(f"notice: this machine may be gone at {when}; sent {name} to the command")
         else:
             self._log.say(
@@ -345,6 +346,11 @@ def _folder_keeper(
     if checkpoint is None or checkpoint.folder is None:
         return None
     return FolderKeeper(config, checkpoint.folder, store=store, clock=clock, log=log, bell=bell)
+
+
+def _end_of_answer(notice: Notice) -> datetime:
+    """Until when the end of a command that was told of this notice is due to that."""
+    return notice.deadline + timedelta(seconds=_AFTER_NOTICE_S)
 
 
 def _worse(outcome: Outcome) -> Outcome:

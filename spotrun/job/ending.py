@@ -72,6 +72,11 @@ def _was_interrupted(attempt: Attempt) -> bool:
     return attempt.exit.outcome is Outcome.FAILED and (by_signal or late)
 
 
+def _left_at_notice(attempt: Attempt) -> bool:
+    """Whether the command ended because of a notice, before the machine did: an interruption that it was faster than."""
+    return attempt.notice_deadline is not None and attempt.exit is not None and attempt.exit.outcome is Outcome.STOPPED
+
+
 def _failure(attempt: Attempt) -> str | None:
     """The failure that counts against `max_restarts`, as a sentence, or None."""
     if attempt.stalled:
@@ -102,7 +107,7 @@ def _losses(job: Job) -> int:
         if attempt.ended_at is None:
             continue
         committed = attempt.progress is not None and attempt.progress.commits > 0
-        if committed or _was_interrupted(attempt) or _failure(attempt) is not None:
+        if committed or _was_interrupted(attempt) or _left_at_notice(attempt) or _failure(attempt) is not None:
             break
         count += 1
     return count

@@ -137,7 +137,7 @@ class Outcome(str, Enum):
 
     COMPLETED = "completed"  # exit code 0
     FAILED = "failed"  # another exit code, or a signal that nobody of ours sent
-    STOPPED = "stopped"  # ended after being asked to
+    STOPPED = "stopped"  # ended after being asked to, or told of a notice, without having reached its end
     FENCED = "fenced"  # a newer attempt holds the lineage
     LEASE_EXPIRED = "lease_expired"  # no controller renewed the lease
     START_FAILED = "start_failed"  # the command could not be started at all

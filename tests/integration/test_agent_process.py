@@ -72,7 +72,12 @@ while not (scratch / "finish").exists():
     if asked and asked[-1]["ask"] == "stop" and heard:
         print("saved and stopped", flush=True)
         break
+    if "leaver" in behaviour and heard:
+        print("saved and left", flush=True)
+        break
     time.sleep(0.005)
+if "attached" in behaviour:
+    (scratch / "progress.json").write_text('{"phase": "done", "at": "2026-01-01T12:00:00Z"}')
 """
 
 # The agent with a store that fails and shorter floors, for what the environment cannot say.
@@ -338,7 +343,7 @@ def test_what_cannot_start_says_why(machine: Machine, command: str, inputs: dict
 
 def test_a_notice_reaches_the_training_once_and_only_its_main_process(machine: Machine) -> None:
     """A signal to the whole group would kill loader workers in the middle of the save."""
-    machine.train()
+    machine.train("attached")
     deadline = machine.clock.now() + timedelta(seconds=120)
     machine.metadata.deadline = deadline
     wait_for(lambda: machine.told()["asked"] and machine.told()["heard"], "the training to be told")
@@ -370,7 +375,7 @@ def test_a_main_process_to_which_sigterm_is_the_end_survives_a_notice(machine: M
 
 def test_sigterm_to_the_agent_counts_as_a_notice(machine: Machine) -> None:
     """The machine shuts down without the metadata service knowing."""
-    machine.train()
+    machine.train("attached")
     before = machine.clock.now()
     machine.agent.send_signal(signal.SIGTERM)
     wait_for(lambda: machine.told()["asked"] and machine.told()["heard"], "the training to be told")
@@ -381,6 +386,17 @@ def test_sigterm_to_the_agent_counts_as_a_notice(machine: Machine) -> None:
     machine.finish()
     assert machine.end().outcome is Outcome.COMPLETED
     assert machine.told()["heard"] == ["SIGTERM"]
+
+
+def test_a_script_that_leaves_at_a_notice_has_not_completed(machine: Machine) -> None:
+    """Exit code 0 is its answer to the signal, not the end of its work: another attempt goes on."""
+    machine.train("leaver")
+    assert machine.agent is not None
+    machine.agent.send_signal(signal.SIGTERM)
+    told = machine.end()
+    assert (told.outcome, told.exit_code) == (Outcome.STOPPED, 0)
+    assert "saved and left" in told.tail
+    assert any("another attempt goes on" in line for line in told.tail)
 
 
 def test_a_stop_lets_the_training_save_and_ends_everything(machine: Machine) -> None:

@@ -44,6 +44,22 @@ def test_an_ending_has_one_outcome(exit_code, stop, progress, signalled, outcome
     assert classify(exit_code, stop=stop, progress=progress, signalled=signalled) is outcome
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "progress", "outcome"),
+    [
+        (0, None, Outcome.STOPPED),
+        (0, TRAINING, Outcome.STOPPED),
+        (0, DONE, Outcome.COMPLETED),
+        (1, None, Outcome.STOPPED),
+        (-signal.SIGTERM, None, Outcome.STOPPED),
+        (EXIT_FENCED, None, Outcome.FENCED),
+    ],
+)
+def test_an_end_right_after_the_signal_of_a_notice_is_the_answer_to_it(exit_code, progress, outcome) -> None:
+    """A script that saves and leaves with exit code 0 when it is signalled has not reached its end."""
+    assert classify(exit_code, stop=None, progress=progress, signalled=True, told=True) is outcome
+
+
 def test_a_command_is_split_as_a_shell_would_and_no_more() -> None:
     """Quotes group; variables, globs and pipes are plain text."""
     assert arguments("python train.py --name 'a b' $HOME *.py | tee") == [

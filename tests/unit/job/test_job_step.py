@@ -168,6 +168,18 @@ def test_a_commit_ends_a_row_of_losses() -> None:
     assert told(events).phase is Phase.PENDING
 
 
+def test_a_command_that_leaves_at_each_notice_is_no_row_of_losses() -> None:
+    """It was faster than its machine, and nobody's fault: the job goes on as after any other interruption."""
+    events: list[Event] = [submitted()]
+    for number in range(1, 2 * LOSSES_MAX):
+        begin = number * 10
+        events += [placed(number, begin), launched(number, begin), training(number, begin + 1)]
+        events += [noticed(number, begin + 2, begin + 4), exited(number, begin + 3, Outcome.STOPPED)]
+        events += [gone(number, begin + 4)]
+        assert told(events).phase is Phase.PENDING
+        assert told(events).failures == 0
+
+
 def test_training_time_is_counted_from_the_first_batch_to_the_end_of_the_command() -> None:
     """Start-up, upload and an idle machine are not training, so they do not count towards max_run."""
     events = [submitted(), placed(1, 0), launched(1, 1), restoring(1, 2), training(1, 10, step=1, begun=8)]
