@@ -98,13 +98,15 @@ class SpotrunWriter(StorageWriter):
                 tensors[_key(item.index)] = tensor.detach().cpu()
         blobs, refs = self._write(int(plan.storage_data), tensors)
         keys = {_key(item.index) for item in plan.items}
-        inner = {name: ref for name, ref in refs.items() if name not in keys}  # tensors inside of values
+        inner = [ref for name, found in refs.items() if name not in keys for ref in found]  # tensors inside of values
         results = []
         for number, item in enumerate(plan.items):
-            key = _key(item.index)
-            told = {"blobs": blobs, "value": values[number], "inner": inner} if number in values else None
-            stored = told or {"blobs": blobs, "ref": refs[key]}
-            results.append(WriteResult(item.index, refs[key].end - refs[key].start if not told else 0, stored))
+            if number in values:
+                results.append(WriteResult(item.index, 0, {"blobs": blobs, "value": values[number], "inner": inner}))
+                continue
+            found = refs[_key(item.index)]
+            size = sum(ref.end - ref.start for _, ref in found)
+            results.append(WriteResult(item.index, size, {"blobs": blobs, "refs": found}))
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
@@ -154,28 +156,31 @@ class SpotrunWriter(StorageWriter):
         fqn, told = result.index.fqn, result.storage_data
         if "value" in told:
             document[fqn] = told["value"]
-            tensors.update({name: replace(ref, blob=ref.blob + first) for name, ref in told["inner"].items()})
+            tensors.update({name: replace(ref, blob=ref.blob + first) for name, ref in told["inner"]})
             return
-        ref = replace(told["ref"], blob=told["ref"].blob + first)
         described = metadata.state_dict_metadata[fqn]
         assert isinstance(described, TensorStorageMetadata)
-        whole, offset = tuple(described.size), tuple(result.index.offset or (0,) * len(described.size))
+        whole, at = tuple(described.size), tuple(result.index.offset or (0,) * len(described.size))
         document[fqn] = {"$": "tensor", "name": fqn}
-        if ref.shape == whole:
-            tensors[fqn] = ref
-        elif ref.start < ref.end:  # else nothing of it was in that process
-            tensors[_key(result.index)] = replace(ref, of=fqn, whole=whole, offset=offset)
+        for _, part in told["refs"]:
+            ref = replace(part, blob=part.blob + first)
+            inner = ref.offset or (0,) * len(ref.shape)  # large tensors are cut once more
+            offset = tuple(a + b for a, b in zip(at, inner, strict=True))
+            if ref.shape == whole:
+                tensors[fqn] = ref
+            elif ref.start < ref.end:  # else nothing of it was in that process
+                name = _key(MetadataIndex(fqn, offset))
+                tensors[name] = replace(ref, of=fqn, whole=whole, offset=offset)
 
     def _write(
         self, attempt: int, tensors: Mapping[str, torch.Tensor]
-    ) -> tuple[tuple[BlobRef, ...], dict[str, TensorRef]]:
+    ) -> tuple[tuple[BlobRef, ...], dict[str, list[tuple[str, TensorRef]]]]:
         layouts = lay_out(tensors, lambda _name: "")
         blobs = tuple(write_blob(self._store, attempt, _parts(layout, tensors)) for layout in layouts)
-        refs = {
-            slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
-            for number, layout in enumerate(layouts)
-            for slot in layout.slots
-        }
+        refs: dict[str, list[tuple[str, TensorRef]]] = {}
+        for number, layout in enumerate(layouts):
+            for slot in layout.slots:
+                refs.setdefault(slot.tensor, []).append((slot.name, replace(slot.ref, blob=number)))
         return blobs, refs
 
 
@@ -198,5 +203,6 @@ def _parts(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[bytes | 
     parts: list[bytes | memoryview] = [layout.header]
     for slot in layout.slots:
         if slot.end > slot.start:
-            parts.append(tensors[slot.name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            data = tensors[slot.tensor].contiguous().reshape(-1).view(torch.uint8)
+            parts.append(data[slot.skip : slot.skip + slot.end - slot.start].numpy().data)
     return parts

@@ -7,6 +7,7 @@ begins everything else afresh: see `spotrun.checkpoint.imported`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -15,7 +16,7 @@ from spotrun.checkpoint.pack import Layout, lay_out
 from spotrun.checkpoint.state import group_of
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import SpecError
-from spotrun.store import BlobStore, ClaimEntry, CommitEntry, Lineage, Manifest, TensorRef, read_log, write_blob
+from spotrun.store import BlobStore, ClaimEntry, CommitEntry, Lineage, Manifest, read_log, write_blob
 
 __all__ = ["adopt"]
 
@@ -56,9 +57,7 @@ def adopt(
     assert lineage.attempt is not None
     blobs = tuple(write_blob(store, lineage.attempt, _parts(layout, flat.tensors)) for layout in layouts)
     tensors = {
-        slot.name: TensorRef(blob=number, dtype=slot.dtype, shape=slot.shape, start=slot.start, end=slot.end)
-        for number, layout in enumerate(layouts)
-        for slot in layout.slots
+        slot.name: replace(slot.ref, blob=number) for number, layout in enumerate(layouts) for slot in layout.slots
     }
     return lineage.commit(
         Manifest(
@@ -79,7 +78,8 @@ def _parts(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[bytes | 
     """The blob's bytes: straight from the memory of the tensors, which may be a file's."""
     parts: list[bytes | memoryview] = [layout.header]
     for slot in layout.slots:
-        flat = tensors[slot.name].detach().contiguous().reshape(-1)
+        flat = tensors[slot.tensor].detach().contiguous().reshape(-1)
         if flat.numel():
-            parts.append(flat.view(torch.uint8).numpy().data)
+            data = flat.view(torch.uint8)[slot.skip : slot.skip + slot.end - slot.start]
+            parts.append(data.numpy().data)
     return parts

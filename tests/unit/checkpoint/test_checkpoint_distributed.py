@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 import spotrun
 from spotrun.checkpoint.agreement import Wish
+from spotrun.checkpoint.dcp import SpotrunReader, SpotrunWriter
 from spotrun.checkpoint.distributed.board import Board, Place
 from spotrun.checkpoint.distributed.bucket import bucket_orders, unwrapped, warm_buckets
 from spotrun.checkpoint.distributed.consensus import _decode, _encode
@@ -261,3 +264,23 @@ def test_flattened_shards_are_refused() -> None:
 
     with pytest.raises(NotCapturable, match="fully_shard"):
         unwrapped(nn.Sequential(FullyShardedDataParallel(1, 1)), "model")
+
+
+def test_dcp_saves_what_is_larger_than_a_blob(tmp_path: Path, alone: None) -> None:
+    """A large tensor is cut into boxes; tensors inside of plain values and values themselves come back as well."""
+    state_dict: dict[str, Any] = {
+        "large": torch.randn(3_000_000),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(1.5),
+        "plain": {"of": ["text", 1, None]},
+    }
+    saver = SpotrunWriter(str(tmp_path / "run"))
+    dcp.save(state_dict, checkpoint_id="7", storage_writer=saver)
+    loaded: dict[str, Any] = {name: torch.zeros_like(value) for name, value in state_dict.items() if name != "plain"}
+    loaded["plain"] = {"of": ["", 0, None]}
+    dcp.load(loaded, checkpoint_id="7", storage_reader=SpotrunReader(str(tmp_path / "run")))
+    assert torch.equal(loaded["large"], state_dict["large"])
+    assert loaded["scalar"].item() == 1.5
+    assert loaded["plain"] == state_dict["plain"]
+    with pytest.raises(CheckpointException, match="no commit of step 8; its newest are of steps: 7"):
+        dcp.load(loaded, checkpoint_id="8", storage_reader=SpotrunReader(str(tmp_path / "run")))
