@@ -10,7 +10,7 @@ Between two steps the whole state is copied to host memory; a background thread 
     source      what is iterated over, and how it can be continued; feed, mapped, sampler: one pass over it
     position    how far the run has come
     tree        a state as a JSON document and named tensors; tensor, pack: as blobs, each a safetensors file
-    copying     the snapshot's copy behind the next step; parallel: several blobs at a time
+    copying     the snapshot's copy behind the next step
     saver       the background threads; commit: from what they wrote to a commit
     restore     the way back: the newest commit that is whole; stored: tensors that are not read yet, and where they go;
                 reading, scratch: blobs straight into the memory of tensors

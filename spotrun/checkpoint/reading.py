@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from spotrun.checkpoint.parallel import in_parallel
 from spotrun.checkpoint.scratch import Scratch, Scratches
 from spotrun.checkpoint.stored import StoredTensor, Target
 from spotrun.errors import CheckpointCorrupt, CheckpointError
 from spotrun.store import BlobRef, BlobStore, Box, Copy, Piece, fill_blob, whole_box
+from spotrun.store.parallel import in_parallel
 
 __all__ = ["fill"]
 

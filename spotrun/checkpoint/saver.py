@@ -21,7 +21,6 @@ import torch
 from spotrun.checkpoint.commit import Committer, Part
 from spotrun.checkpoint.copying import Copying, Gate
 from spotrun.checkpoint.pack import Packing
-from spotrun.checkpoint.parallel import in_parallel, step_back
 from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.sample import Sample, Sampling
 from spotrun.checkpoint.settings import Settings
@@ -33,6 +32,7 @@ from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
 from spotrun.store import BlobRef, BlobStore, CommitEntry, write_blob
 from spotrun.store.digest import digest_of
+from spotrun.store.parallel import in_parallel, step_back
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
 

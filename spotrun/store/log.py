@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Protocol
@@ -21,6 +20,7 @@ from spotrun.errors import CheckpointCorrupt, StoreMissing
 from spotrun.store.blob import BlobStore
 from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, LOG_PREFIX, MANIFEST_KEY, SEQ_MAX, STEP_MAX, log_key, log_seq
+from spotrun.store.parallel import in_parallel
 
 __all__ = [
     "METRICS_MAX",
@@ -173,10 +173,7 @@ def read_entries(store: BlobStore, seqs: Iterable[int], *, signing: Signing | No
         # It may have happened on the way.
         return _read_entry(store, seq, signing) if isinstance(entry, DamagedEntry) else entry
 
-    if len(wanted) <= 1:
-        return tuple(read(seq) for seq in wanted)
-    with ThreadPoolExecutor(min(_READERS, len(wanted)), thread_name_prefix="spotrun-log") as pool:
-        return tuple(pool.map(read, wanted))
+    return tuple(in_parallel(lambda place: read(wanted[place]), len(wanted), threads=_READERS))
 
 
 def encode_entry(entry: ClaimEntry | CommitEntry, *, signing: Signing | None = None) -> bytes:

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import fsspec
+from aiobotocore.session import AioSession
 
 from spotrun.errors import SpecError, StoreMissing
 from spotrun.store.digest import Part, size_of, views_of
@@ -24,6 +25,7 @@ from spotrun.store.fault import BeyondEnd, Taken, has_expired, translated
 from spotrun.store.key import checked
 from spotrun.store.option import StoreOptions
 from spotrun.store.s3 import S3Blobs, S3Limits, crc64nvme
+from spotrun.store.session import sharing_models
 from spotrun.store.traffic import Moved
 
 __all__ = ["FsspecStore"]
@@ -69,6 +71,7 @@ class FsspecStore:
         self._pid = 0
         try:
             given = _s3_options(options) if scheme == "s3" else _foreign_options(uri, scheme)
+            self._profile = options.profile
             self._arguments = {"protocol": scheme, **_OPTIONS.get(scheme, {}), **given}
             fs = self._fs
         except (ImportError, TypeError, ValueError) as err:
@@ -223,10 +226,16 @@ class FsspecStore:
     def _fs(self) -> Any:
         """The file system, of this process: after a fork the parent's is of no use."""
         if self._pid != os.getpid():
-            self._made: Any = fsspec.filesystem(**self._arguments)
+            # Of each its own: a session keeps the credentials that it has found.
+            own = {"session": sharing_models(AioSession(profile=self._profile))} if self._is_s3 else {}
+            self._made: Any = fsspec.filesystem(**self._arguments, **own)
             self._made.retries = 1
             self._pid = os.getpid()
         return self._made
+
+    @property
+    def _is_s3(self) -> bool:
+        return bool(self._arguments["protocol"] == "s3")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked(key)}"
@@ -245,7 +254,6 @@ def _s3_options(options: StoreOptions) -> dict[str, Any]:
     """The options in s3fs's words."""
     encryption = {"ServerSideEncryption": options.sse, "SSEKMSKeyId": options.kms_key}
     return {
-        "profile": options.profile,
         "endpoint_url": options.endpoint,
         "requester_pays": options.requester_pays,
         "client_kwargs": {"region_name": options.region} if options.region else {},

@@ -18,7 +18,6 @@ exactly what the kept manifests name, however far apart in the log they lie.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from spotrun.errors import CheckpointCorrupt
@@ -27,6 +26,7 @@ from spotrun.store.content import read_manifest
 from spotrun.store.key import BLOB_PREFIX, MANIFEST_PREFIX, attempt_of
 from spotrun.store.log import CommitEntry
 from spotrun.store.manifest import BlobRef
+from spotrun.store.parallel import in_parallel
 
 __all__ = ["Choice", "Pruner", "Removal", "prune", "remove"]
 
@@ -129,8 +129,9 @@ class Pruner:
 
     def _learn(self, kept: Sequence[CommitEntry]) -> None:
         unknown = [entry for entry in kept if entry.manifest not in self._blobs]
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="spotrun-prune") as pool:
-            read = list(pool.map(lambda entry: read_manifest(self._store, entry).blobs, unknown))
+        read = in_parallel(
+            lambda place: read_manifest(self._store, unknown[place]).blobs, len(unknown), threads=_READERS
+        )
         known = {entry.manifest for entry in kept}
         self._blobs = {key: blobs for key, blobs in self._blobs.items() if key in known}
         self._blobs |= {entry.manifest: blobs for entry, blobs in zip(unknown, read, strict=True)}

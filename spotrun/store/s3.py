@@ -13,7 +13,6 @@ import base64
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from spotrun.store.landing import Landing
 from spotrun.store.multipart import part_size, pieces
 from spotrun.store.option import StoreOptions
 from spotrun.store.pace import Pace, PaceLimits, Rates, Stalled
+from spotrun.store.parallel import in_parallel
 from spotrun.store.s3_request import Body, Requests
 from spotrun.store.s3_wire import WireLimits
 from spotrun.store.traffic import Traffic
@@ -261,23 +261,17 @@ class _Upload:
         begun = self._patiently(lambda: self._ask("create_multipart_upload", **blobs._encryption(), **sums))
         self._id = begun["UploadId"]
         try:
-            with ThreadPoolExecutor(min(connections, len(numbered)), "spotrun-part") as pool:
-                parts = self._together(pool, [pool.submit(self._send, number, piece) for number, piece in numbered])
-            self._complete(parts)
+            self._complete(in_parallel(lambda place: self._part(*numbered[place]), len(numbered), threads=connections))
         except BaseException:
             self._abort()
             raise
 
-    def _together(self, pool: ThreadPoolExecutor, futures: list[Future[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """What all give, or the first error, once no part is in flight: it would outlive the abort."""
+    def _part(self, number: int, piece: list[memoryview]) -> dict[str, Any]:
+        """A part; after one that failed the others try no more, and none may outlive the abort."""
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            return [future.result() for future in futures]
+            return self._send(number, piece)
         except BaseException:
             self._given_up.set()
-            pool.shutdown(cancel_futures=True)
             raise
 
     def _send(self, number: int, piece: list[memoryview]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from spotrun.store.landing import Landing
 from spotrun.store.option import StoreOptions
 from spotrun.store.pace import Pace
 from spotrun.store.s3_wire import Call, Wire, WireLimits
+from spotrun.store.session import sharing_models
 
 __all__ = ["Body", "Requests"]
 
@@ -167,7 +168,7 @@ class Requests:
 
     def _make(self) -> _Here:
         options = self._options
-        session = botocore.session.Session(profile=options.profile)
+        session = sharing_models(botocore.session.Session(profile=options.profile))
         client = session.create_client(
             "s3",
             region_name=options.region,

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from spotrun.checkpoint.parallel import in_parallel
+from spotrun.store.parallel import in_parallel
 
 
 def test_results_come_in_order_whoever_was_first() -> None:
