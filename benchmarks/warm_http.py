@@ -4,7 +4,9 @@ A body is received straight into blocks of one arena and sent from them, with no
 it; when the last lets go its blocks are used again.
 """
 
+import ctypes
 import mmap
+import os
 import socket
 import ssl
 import threading
@@ -28,6 +30,9 @@ class Arena:
     def __init__(self) -> None:
         self._free: deque[memoryview] = deque()
         self._lock = threading.Lock()
+        self._file = os.memfd_create("arena") if hasattr(os, "memfd_create") else None
+        self._size = 0
+        self._places: dict[int, tuple[int, int]] = {}  # of segments: by id, their address and their place in the file
 
     def warm(self, size: int) -> None:
         """Takes and touches this much memory now."""
@@ -48,13 +53,26 @@ class Arena:
             self._free.extend(blocks)
 
     def _grow(self, *, touch: bool = False) -> None:
-        segment = mmap.mmap(-1, SEGMENT)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            segment.madvise(mmap.MADV_HUGEPAGE)
+        if self._file is None:
+            segment = mmap.mmap(-1, SEGMENT)
+        else:
+            os.ftruncate(self._file, self._size + SEGMENT)
+            segment = mmap.mmap(self._file, SEGMENT, offset=self._size)
+            self._places[id(segment)] = (ctypes.addressof(ctypes.c_char.from_buffer(segment)), self._size)
+            self._size += SEGMENT
         view = memoryview(segment)
         if touch:
             view[:: mmap.PAGESIZE] = bytes(SEGMENT // mmap.PAGESIZE)
         self._free.extend(view[start : start + BLOCK] for start in range(0, SEGMENT, BLOCK))
+
+
+    def place_of(self, view: memoryview) -> tuple[int, int] | None:
+        """The file and the offset in it at which a piece of a block lies; None for other memory."""
+        place = self._places.get(id(view.obj))
+        if place is None or self._file is None:
+            return None
+        base, start = place
+        return self._file, start + ctypes.addressof(ctypes.c_char.from_buffer(view)) - base
 
 
 class Body:
@@ -159,8 +177,21 @@ class Wire:
         self.sock.sendall(head)
         for view in views:
             began = time.perf_counter()
-            self.sock.sendall(view)
+            place = ARENA.place_of(view) if self._whole else None
+            if place is None:
+                self.sock.sendall(view)
+            else:
+                self._send_file(*place, len(view))
             self._pace(len(view), began)
+
+    def _send_file(self, file: int, start: int, size: int) -> None:
+        """Pages go out where they lie. Whoever deletes an object while it is being read would read what comes next."""
+        sent = 0
+        while sent < size:
+            took = os.sendfile(self.sock.fileno(), file, start + sent, size - sent)
+            if not took:
+                raise Gone
+            sent += took
 
     def _some(self) -> bytes:
         data = self.sock.recv(HEAD_BYTES_MAX)
