@@ -38,6 +38,7 @@ class FileStore:
     Args:
         root: the directory.
         disk: makes the changes.
+        looking: nothing is made, and no right to write is asked for, before the first write.
 
     Raises:
         StoreDenied: the directory cannot be made or written.
@@ -47,16 +48,15 @@ class FileStore:
     exclusive = True
     engine = "files, synced to the disk"
 
-    def __init__(self, root: str | Path, disk: Disk | None = None) -> None:
+    def __init__(self, root: str | Path, disk: Disk | None = None, *, looking: bool = False) -> None:
         self.root = Path(root).absolute()
         self._disk = disk or Disk()
         self._temporary = self.root / TEMPORARY
         self._trusted: set[Path] = set()
         self._lock = threading.Lock()
-        with self._translated(f"cannot use {self.root} as a store"):
-            self._make_root()
-            self._trust(self._temporary)
-            self._clean()
+        self._made = False
+        if not looking:
+            self._make()
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `BlobStore.read`."""
@@ -87,6 +87,7 @@ class FileStore:
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""
         path = self._path(key)
+        self._make()
         with self._translated(f"cannot write {path}"), self._finished(parts) as file:
             self._trust(path.parent)
             self._disk.rename(file, path)
@@ -95,6 +96,7 @@ class FileStore:
     def create(self, key: str, data: bytes) -> bool:
         """See `BlobStore.create`."""
         path = self._path(key)
+        self._make()
         with self._translated(f"cannot create {path}"), self._finished([data]) as file:
             self._trust(path.parent)
             try:
@@ -151,6 +153,15 @@ class FileStore:
             with contextlib.suppress(OSError):  # a leftover costs space only, and the next process cleans it up
                 if path.exists():
                     self._disk.unlink(path)
+
+    def _make(self) -> None:
+        if self._made:
+            return
+        with self._translated(f"cannot use {self.root} as a store"):
+            self._make_root()
+            self._trust(self._temporary)
+            self._clean()
+        self._made = True
 
     def _make_root(self) -> None:
         missing = [place for place in (self.root, *self.root.parents) if not place.exists()]

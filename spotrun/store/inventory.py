@@ -6,8 +6,7 @@ Reads the log and the manifests; of the blobs it knows what the manifests say. `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,6 +16,7 @@ from spotrun.store.content import read_manifest
 from spotrun.store.key import MANIFEST_PREFIX
 from spotrun.store.log import CommitEntry
 from spotrun.store.manifest import Manifest
+from spotrun.store.parallel import in_parallel
 
 __all__ = ["CommitState", "Held", "find_commit", "inventory"]
 
@@ -78,21 +78,23 @@ def inventory(store: BlobStore, commits: Sequence[CommitEntry]) -> list[Held]:
         except CheckpointCorrupt as err:
             return err
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="spotrun-look") as pool:
-        found = list(pool.map(look, commits))
+    found = in_parallel(lambda place: look(commits[place]), len(commits), threads=_READERS)
     return [
         _held(entry, summary, found[place - 1] if place else _Summary({}, 0.0, None))
         for place, (entry, summary) in enumerate(zip(commits, found, strict=True))
     ]
 
 
-def find_commit(commits: Sequence[CommitEntry], wanted: str, *, tags: Mapping[str, str]) -> CommitEntry:
+def find_commit(
+    commits: Sequence[CommitEntry], wanted: str, *, tags: Mapping[str, str], there: Collection[str] | None = None
+) -> CommitEntry:
     """The commit that `wanted` means: `latest`, a step, a step and an attempt as `1200-2`, or a tag.
 
     Of several commits of one step the newest is meant.
 
     Args:
         tags: manifests by tag.
+        there: the manifests that are still there, if known: only these commits are named if there is none as wanted.
 
     Raises:
         SpecError: there is none.
@@ -107,7 +109,8 @@ def find_commit(commits: Sequence[CommitEntry], wanted: str, *, tags: Mapping[st
             return entry
         if not match and entry.manifest == tags.get(wanted):
             return entry
-    steps = ", ".join(dict.fromkeys(str(entry.step) for entry in commits[-8:]))
+    kept = [entry for entry in commits if there is None or entry.manifest in there]
+    steps = ", ".join(dict.fromkeys(str(entry.step) for entry in kept[-8:])) or "none"
     raise SpecError(
         f"no commit is called {wanted[:100]!r}; write latest, a step, a step and its attempt like 1200-2, or a tag; the "
         f"newest steps are {steps}" + (f", the tags {', '.join(sorted(tags)[:8])}" if tags else "")

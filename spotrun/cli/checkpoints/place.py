@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Commit", "Json", "Run", "Which", "Yes", "open_run", "pick"]
 
+_RUNS_TOLD = 8  # of a directory that holds runs
+
 Which = Annotated[str, typer.Argument(help="A job, or the URI or path of a run's place.", metavar="JOB|URI")]
 Commit = Annotated[
     str, typer.Argument(help="`latest`, a step, a step and its attempt like 1200-2, or a tag.", metavar="STEP")
@@ -71,12 +73,13 @@ class Run:
 
         plain = wanted in ("", "latest") or wanted.replace("-", "").isdigit()
         tags = {} if plain else {tag.name: tag.manifest for tag in read_tags(self.store)}
+        there = set(self.store.list(MANIFEST_PREFIX))
         try:
-            entry = find_commit(self.commits, wanted, tags=tags)
+            entry = find_commit(self.commits, wanted, tags=tags, there=there)
         except SpecError as error:
             unread = f" ({len(self.damaged)} entries of its log cannot be read)" if self.damaged else ""
             raise SpecError(f"{self.uri}: {error}{unread}") from None
-        if entry is not self.commits[-1] and entry.manifest not in self.store.list(MANIFEST_PREFIX):
+        if entry is not self.commits[-1] and entry.manifest not in there:
             raise SpecError(f"{self.uri}: step {entry.step} of attempt {entry.attempt} was removed by retention")
         return entry
 
@@ -109,20 +112,23 @@ def open_run(ctx: typer.Context, wanted: str, *, exists: bool = True) -> Run:
         StoreError: the place cannot be used.
     """
     import os
+    from functools import partial
 
     from spotrun.cli.choice import choose_job, open_journal
     from spotrun.cli.home import home_of
     from spotrun.controller import open_at, place_uri, read_job
-    from spotrun.store import open_store
+    from spotrun.store import open_store as open_to_write
     from spotrun.store.signing import open_signing, signing_key
 
+    open_store = partial(open_to_write, looking=True)  # who only looks makes no directories
     key = signing_key(os.environ.get("SPOTRUN_SIGNING"))
     if _is_place(wanted):
+        store = open_store(wanted)
         if exists:
             _refuse_absent(wanted)
         run = wanted.rstrip("/").rpartition("/")[2]
         signing = open_signing(key, run=run, environment=os.environ)
-        return Run(open_store(wanted), wanted, signing, None, {})
+        return Run(store, wanted, signing, None, {})
     journal = open_journal(ctx)
     job_id = choose_job(journal, wanted)
     job = read_job(journal, job_id)
@@ -144,19 +150,26 @@ def pick(ctx: typer.Context, run: Run, wanted: str) -> tuple[Run, CommitEntry]:
 
 
 def _is_place(wanted: str) -> bool:
-    return "/" in wanted
+    return "/" in wanted or ":" in wanted  # neither is in the id of a job
 
 
 def _refuse_absent(uri: str) -> None:
-    """A store would make the directory; one that only looks should not."""
+    """A directory that is not there, or that holds runs instead of being one, is a mistake: say so."""
     from pathlib import Path
     from urllib.parse import unquote, urlsplit
 
     from spotrun.errors import SpecError
 
     path = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
-    if "://" not in path and not Path(path).expanduser().is_dir():
+    if "://" in path:
+        return
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
         raise SpecError(f"there is no directory {path}")
+    if not (folder / "log").is_dir() and (runs := sorted(found.parent.name for found in folder.glob("*/log"))):
+        more = f" and {len(runs) - _RUNS_TOLD} more" if len(runs) > _RUNS_TOLD else ""
+        named = ", ".join(f"{path.rstrip('/')}/{run}" for run in runs[:_RUNS_TOLD])
+        raise SpecError(f"{path} is no run, but holds runs; name one of them: {named}{more}")
 
 
 def _margins(events: object) -> dict[tuple[int, int], float]:

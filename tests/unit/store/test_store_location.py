@@ -85,6 +85,10 @@ def test_memory_is_shared_by_all_who_open_it_in_a_process(tmp_path: Path) -> Non
         ("gs://", "no bucket"),
         ("az:///x", "no bucket"),
         ("local://x", "another machine"),
+        ("file:/x", "write file:///x"),
+        ("file:x/y", "write file:///x/y"),
+        ("s3:/bucket/x", "write s3://bucket/x"),
+        ("gs:bucket", "write gs://bucket"),
     ],
 )
 def test_a_wrong_url_is_refused_in_one_sentence_that_names_it(uri: str, told: str) -> None:
