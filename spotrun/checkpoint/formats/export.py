@@ -85,8 +85,8 @@ def export(
     if model is not None and model not in names:
         raise SpecError(f"this commit has no model {model!r}; it has {', '.join(names)}")
     chosen = [model] if model is not None else names
-    destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    _try_place(partial, destination)
     try:
         match form:
             case Form.SAFETENSORS | Form.HF:
@@ -98,9 +98,7 @@ def export(
         _sync(partial)
         partial.rename(destination)
     except OSError as err:
-        raise SpecError(
-            f"{destination} cannot be written ({err.strerror or type(err).__name__}); nothing is left there"
-        ) from err
+        raise _unwritable(destination, err) from err
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
@@ -108,6 +106,20 @@ def export(
             partial.unlink(missing_ok=True)
     files = sorted(file for file in destination.rglob("*") if file.is_file()) if destination.is_dir() else [destination]
     return Exported(files=tuple(files), tensors=told[0], size=told[1], left_out=told[2])
+
+
+def _try_place(partial: Path, destination: Path) -> None:
+    """Finds out whether anything can be written there: torch's own words for what is wrong are no sentence."""
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+        partial.unlink()
+    except OSError as err:
+        raise _unwritable(destination, err) from err
+
+
+def _unwritable(destination: Path, err: OSError) -> SpecError:
+    return SpecError(f"{destination} cannot be written ({err.strerror or type(err).__name__}); nothing is left there")
 
 
 def _single(destination: Path, form: Form) -> bool:

@@ -96,7 +96,14 @@ def _table(rows: list[tuple[str, ...]], widths: dict[int, int]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, width in widths.items():
         right = _COLUMNS[column] in ("step", "size", "new", "saved in")
-        table.add_column(_COLUMNS[column], min_width=width, justify="right" if right else "left", overflow="fold")
+        last = _COLUMNS[column] == "metrics"  # it folds where the terminal is narrow; the others are aligned
+        table.add_column(
+            _COLUMNS[column],
+            min_width=None if last else width,
+            no_wrap=right or _COLUMNS[column] == "committed at",
+            justify="right" if right else "left",
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(row[column] for column in widths))
     return table

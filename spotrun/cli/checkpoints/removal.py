@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,11 +45,14 @@ def prune(
     from spotrun.store.retention import Pruner, remove
     from spotrun.store.tag import tags_by_manifest
 
+    _refuse_silence(yes=yes or dry_run, as_json=as_json)
     run = open_run(ctx, job)
     if not run.commits:
         typer.echo(f"{run.uri}: nothing is committed yet")
         return
     retention = run.retention(keep)
+    if keep:
+        _refuse_unmeasured(run, retention)
     verified = {} if trust else _verified(run, quiet=as_json)
 
     def choose(there: Sequence[CommitEntry]) -> list[CommitEntry]:
@@ -61,11 +65,11 @@ def prune(
         _say(removal)
     if dry_run or not removal.removed:
         return
-    _ask(yes=yes, as_json=as_json, question=f"Remove {len(removal.removed)} commits?")
+    _ask(yes=yes, question=f"Remove {_commits(len(removal.removed))}?")
     again = Pruner(run.store, choose).plan(run.commits)  # a tag may have been given while the question stood
     remove(run.store, again.keys)
     if not as_json:
-        typer.echo(f"removed {len(again.removed)} commits, {len(again.keys)} objects")
+        typer.echo(f"removed {_commits(len(again.removed))}, {_objects(len(again.keys))}")
 
 
 def gc(
@@ -91,6 +95,7 @@ def gc(
         raise SpecError(f"--grace: {error}") from None
     if least < timedelta(minutes=10):
         raise SpecError(f"--grace: {grace} is less than 10m; a save that is under way could lose its blobs")
+    _refuse_silence(yes=yes or dry_run, as_json=as_json)
     run = open_run(ctx, job)
     orphans = find_orphans(run.store, run.log, now=SystemClock().now(), grace=least)
     if as_json:
@@ -99,13 +104,13 @@ def gc(
         for key in orphans.keys:
             typer.echo(f"  {key}")
         young = f"; {orphans.young} more are of the newest attempt and may still be needed" if orphans.young else ""
-        typer.echo(f"{run.uri}: {len(orphans.keys)} objects that no commit needs{young}")
+        typer.echo(f"{run.uri}: {_objects(len(orphans.keys))} that no commit needs{young}")
     if dry_run or not orphans.keys:
         return
-    _ask(yes=yes, as_json=as_json, question=f"Remove {len(orphans.keys)} objects?")
+    _ask(yes=yes, question=f"Remove {_objects(len(orphans.keys))}?")
     remove(run.store, orphans.keys)
     if not as_json:
-        typer.echo(f"removed {len(orphans.keys)} objects")
+        typer.echo(f"removed {_objects(len(orphans.keys))}")
 
 
 def _verified(run: Run, *, quiet: bool) -> dict[str, bool]:
@@ -142,7 +147,12 @@ def _say(removal: Removal) -> None:
     kept = ", ".join(str(entry.step) for entry in removal.kept[-8:])
     more = f"and {len(removal.kept) - 8} older ones, " if len(removal.kept) > 8 else ""
     size = format_bytes(removal.size)
-    typer.echo(f"{len(removal.removed)} commits go, and {size} with them; {more}step {kept} stay")
+    if not removal.removed:
+        typer.echo(f"the rules keep all {_commits(len(removal.kept))}: {more}step {kept}")
+        return
+    go = "goes" if len(removal.removed) == 1 else "go"
+    stay = "stays" if len(removal.kept) == 1 else "stay"
+    typer.echo(f"{_commits(len(removal.removed))} {go}, {size}; {more}step {kept} {stay}")
 
 
 def _told(run: Run, removal: Removal, retention: Retention) -> dict[str, object]:
@@ -156,13 +166,44 @@ def _told(run: Run, removal: Removal, retention: Retention) -> dict[str, object]
     }
 
 
-def _ask(*, yes: bool, as_json: bool, question: str) -> None:
+def _commits(number: int) -> str:
+    return f"{number} commit" if number == 1 else f"{number} commits"
+
+
+def _objects(number: int) -> str:
+    return f"{number} object" if number == 1 else f"{number} objects"
+
+
+def _refuse_unmeasured(run: Run, retention: Retention) -> None:
+    """A metric that no commit has keeps nothing: a slip of the pen would remove what was meant to stay."""
+    from spotrun.errors import SpecError
+
+    known = sorted({name for entry in run.commits for name in entry.metrics})
+    if retention.best is not None and retention.best.metric not in known:
+        raise SpecError(
+            f"--keep: no commit of {run.uri} has the metric {retention.best.metric!r}, so this rule would keep none; they "
+            f"have {', '.join(known) or 'no metrics'}"
+        )
+
+
+def _refuse_silence(*, yes: bool, as_json: bool) -> None:
+    from spotrun.errors import SpecError
+
+    if as_json and not yes:
+        raise SpecError("--json asks nothing: add --yes to remove, or --dry-run to look")
+
+
+def _ask(*, yes: bool, question: str) -> None:
+    from spotrun.errors import SpecError
+
     if yes:
         return
-    if as_json:
-        from spotrun.errors import SpecError
-
-        raise SpecError("--json asks nothing: add --yes to remove, or --dry-run to look")
-    if not typer.confirm(question):
+    try:
+        agreed = typer.confirm(question)
+    except typer.Abort:
+        if sys.stdin.isatty():  # Ctrl-C
+            raise typer.Exit(130) from None
+        raise SpecError("there is nobody to ask, so nothing was removed; add --yes, or --dry-run to look") from None
+    if not agreed:
         typer.echo("nothing was removed")
         raise typer.Exit(0)

@@ -73,30 +73,43 @@ def import_(
     key: Annotated[
         str, typer.Option(help="What the weights lie under in SRC (torch, dcp).", show_default="found")
     ] = "",
-    model: Annotated[str, typer.Option(help="The model's name in attach.")] = "model",
+    model: Annotated[
+        str, typer.Option(help="The model's name in attach; `model.critic` for `model={'critic': ...}`.")
+    ] = "model",
 ) -> None:
     """Make weights from elsewhere the first commit of a run; attach then starts from them, everything else afresh.
 
     Reads nothing that could run code: files that hold more than tensors are refused.
     """
+    import re
+
     from spotrun.checkpoint.formats import Form as Forms
     from spotrun.checkpoint.formats import adopt, read_weights
     from spotrun.clock import SystemClock
     from spotrun.errors import SpecError
     from spotrun.store import Lineage
 
-    if "/" not in place:
+    if "/" not in place and ":" not in place:
         raise SpecError(
             f"{place!r} is not a place: the attempts of a job are numbered by its controller, so weights are imported into a "
             "run outside of a job; write its URI or path, like ./.spotrun/train or s3://bucket/runs/train"
         )
-    weights = read_weights(source, Forms(form.value), key=key or None)
-    run = open_run(ctx, place, exists=False)
     name = place.rstrip("/").rpartition("/")[2]
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise SpecError(
+            f"{place}: its last part is the run's name in attach, and {name!r} is none: use letters, digits, '.', '-' and '_'"
+        )
+    if not model.removeprefix("model.") or not (model.isidentifier() or model.startswith("model.")):
+        raise SpecError(f"--model {model}: attach has no model of this name; write model, model.NAME or NAME")
+    run = open_run(ctx, place, exists=False)
+    weights = read_weights(source, Forms(form.value), key=key or None)
     lineage = Lineage(run.store, attempt=None, writer=f"import:{_host()}", clock=SystemClock(), signing=run.signing)
-    entry = adopt(run.store, lineage, weights, run=name, form=form.value, model=model)
-    typer.echo(f"{len(weights)} tensors, {format_bytes(entry.size)}, are the first commit of {place}")
-    typer.echo(f"attach({model}=...) with this place and name starts from them; optimizer and data start fresh")
+    adopt(run.store, lineage, weights, run=name, form=form.value, model=model)
+    size = sum(tensor.nbytes for tensor in weights.values())
+    typer.echo(f"{len(weights)} tensors, {format_bytes(size)}, are the first commit of {place}")
+    one = model.removeprefix("model.")
+    given = f"{model}=..." if one == model else f"model={{{one!r}: ...}}"
+    typer.echo(f"attach({given}, name={name!r}) with this place starts from them; optimizer and data start fresh")
 
 
 def _host() -> str:

@@ -70,7 +70,8 @@ def bytes_bar(what: str, total: int, *, hidden: bool) -> AbstractContextManager[
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as progress:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=hidden or not console.is_terminal, transient=True) as progress:
             task = progress.add_task(what, total=total)
             yield lambda size: progress.advance(task, size)
 

@@ -134,6 +134,9 @@ def test_a_damaged_commit_is_not_exported_and_nothing_is_left(tmp_path: Path) ->
     with pytest.raises(SpecError, match="is there already"):
         export(store, entry, tmp_path / "there", form=Form.TORCH)
     assert (tmp_path / "there").read_text() == "mine"
+    for form in Form:
+        with pytest.raises(SpecError, match="cannot be written"):
+            export(store, entry, tmp_path / "there" / "below" / "a.safetensors", form=form)
 
 
 SOURCES: dict[str, tuple[Form, Callable[[dict[str, torch.Tensor], Path], object]]] = {

@@ -314,6 +314,21 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "is not a safetensors file",
     ),
     "a tag without a name": (["tag", "PLACE", "10"], "a name"),
+    "a URL with one slash": (["ls", "file:/runs"], "write file:///runs"),
+    "a bucket without slashes": (["verify", "s3:bucket/run"], "write s3://bucket/run"),
+    "an import to a torn URL": (["import", "w.safetensors", "file:/x", "--format", "safetensors"], "write file:///x"),
+    "the directory of runs": (["ls", "./runs"], "name one of them: ./runs/run"),
+    "a metric that nobody gave": (["prune", "PLACE", "--keep", "best=acc"], "no commit of"),
+    "nobody to ask": (["prune", "PLACE", "--keep", "last=1"], "there is nobody to ask"),
+    "an export below a file": (["export", "PLACE", "latest", "w.safetensors/o", "--format", "torch"], "no model"),
+    "a run that attach cannot be": (
+        ["import", "w.safetensors", "./new/a b", "--format", "safetensors"],
+        "'a b' is none",
+    ),
+    "a model that attach cannot have": (
+        ["import", "w.safetensors", "./new/run", "--format", "safetensors", "--model", "a b"],
+        "attach has no model",
+    ),
 }
 
 
@@ -332,6 +347,28 @@ def test_wrong_use_is_told_in_a_sentence(
     assert run[0].list("") == before
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_looking_makes_nothing(spotrun: Spotrun, run: tuple[FileStore, str], tmp_path: Path) -> None:
+    """A place that may only be read can be looked at, and a directory that is no run stays as it is."""
+    temporary = Path(run[1]) / ".spotrun-tmp"
+    temporary.rmdir()
+    (tmp_path / "empty").mkdir()
+    for verb in ("ls", "show", "verify"):
+        assert spotrun(verb, run[1]).code == 0
+    assert "nothing is committed yet" in spotrun("ls", "./empty").out
+    assert spotrun("gc", "./empty", "--yes").code == 0
+    assert not temporary.exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert spotrun("tag", run[1], "10", "good").code == 0  # who writes makes what is missing
+
+
+def test_a_narrow_terminal_cuts_no_number_off(
+    spotrun: Spotrun, run: tuple[FileStore, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics fold."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "0.03333" in spotrun("ls", run[1]).out
 
 
 def test_a_signed_run_is_believed_with_its_key_only(
