@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spotrun.chaos import LossVerdict, Reference, StateVerdict
     from spotrun.controller import Journal
     from spotrun.job import Job
+    from spotrun.store import BlobStore, Manifest
 
 __all__ = ["prove", "prove_job"]
 
@@ -44,7 +45,7 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
     from pathlib import Path
 
     from spotrun.chaos import compare_losses, compare_states
-    from spotrun.controller import Follower, place_uri, read_job
+    from spotrun.controller import Follower, open_at, place_uri, read_job
     from spotrun.errors import SpecError
     from spotrun.job import Phase, Submitted
     from spotrun.store import open_store
@@ -60,7 +61,9 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
             "weights, so there is nothing that it could compare; run the script elsewhere and compare what it writes"
         )
     place = place_uri(job.spec, job_id, home.path)
-    ours = _last_state(place)  # before the second training: without a state there is nothing to compare
+    ours = _last_state(
+        open_at(place, job.spec, open_store), place
+    )  # before the second training: without a state there is nothing to compare
     with tempfile.TemporaryDirectory(prefix="spotrun-prove-") as directory:
         reference = _reference(job, Path(submitted.workdir), Path(directory), console)
         follower = Follower(journal, home.path, open_store=open_store)
@@ -69,7 +72,7 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
             reference.losses,
             [(int(str(row["step"])), float(str(row["loss"]))) for row in rows if row.get("loss") is not None],
         )
-        theirs = _last_state(reference.place)
+        theirs = _last_state(open_store(reference.place, {}), reference.place)
         states = compare_states(ours, theirs)
         weights = compare_states(ours, theirs, prefix=_MODEL)
     _tell(console, losses=losses, states=states, weights=weights, interruptions=job.interruptions)
@@ -93,11 +96,10 @@ def _reference(job: Job, workdir: Path, directory: Path, console: Console) -> Re
         return run_reference(job.spec, job_id=job.id, workdir=workdir, directory=directory, report=report)
 
 
-def _last_state(place: str):  # type: ignore[no-untyped-def]
+def _last_state(store: BlobStore, place: str) -> tuple[BlobStore, Manifest]:
     from spotrun.errors import SpecError
-    from spotrun.store import CommitEntry, open_store, read_log, read_manifest
+    from spotrun.store import CommitEntry, read_log, read_manifest
 
-    store = open_store(place)
     commits = [entry for entry in read_log(store) if isinstance(entry, CommitEntry)]
     if not commits:
         raise SpecError(f"nothing is committed in {place}: does the script use spotrun.attach?")
