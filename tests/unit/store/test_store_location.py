@@ -31,7 +31,7 @@ class Elsewhere(LocalFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("elsewhere://", "file://", 1))
+        return super()._strip_protocol(path.removeprefix("elsewhere://"))
 
 
 def inner(uri: str) -> object:
