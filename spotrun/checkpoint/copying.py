@@ -25,16 +25,18 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from spotrun.checkpoint.device import Transfers
 from spotrun.checkpoint.sample import Sample
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError
 
-__all__ = ["Copying", "Gate", "Later"]
+__all__ = ["Copying", "Gate", "Later", "Target"]
 
 _PIECE_BYTES = 4 << 20  # copied at once: about a millisecond
 _LOOK_S = 0.5  # wall time between looks at whether the thread that trains still lives
@@ -43,7 +45,16 @@ _STUCK_S = 60.0  # wall time in which no piece is that large
 _WARM_STEPS = 3  # steps after which an optimizer's state is there, and it is known what the loop does with gradients
 _CLOSURES = (torch.optim.LBFGS,)  # evaluate the model, and change it, many times within a step
 
-Update = Callable[[int, int, int, int], None]  # copies into a blob, to an address, from an address, some bytes
+
+class Target(Protocol):
+    """The memory of the snapshot."""
+
+    @property
+    def transfers(self) -> Transfers:
+        """Copies from GPUs into it."""
+
+    def update(self, blob: int, target: int, source: int, size: int) -> None:
+        """Copies into a blob, to an address, from an address, some bytes; for any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ class Later:
         skip: bytes of the tensor before it.
         size: in bytes.
         version: how often it had been changed at the boundary.
+        place: that place as a tensor, if this one lies on a GPU; then it has no sample.
     """
 
     name: str
@@ -68,6 +80,7 @@ class Later:
     skip: int
     size: int
     version: int
+    place: torch.Tensor | None = None
 
     @property
     def storage(self) -> int:
@@ -82,17 +95,17 @@ class Copying:
         items: what to copy, in the order of the blobs.
         sample: of the items, as they are at the boundary.
         blobs: how many blobs the snapshot has.
-        update: copies.
+        target: copies.
     """
 
-    def __init__(self, items: Sequence[Later], sample: Sample, *, blobs: int, update: Update, clock: Clock) -> None:
+    def __init__(self, items: Sequence[Later], sample: Sample, *, blobs: int, target: Target, clock: Clock) -> None:
         self._items = items
         self._sample = sample
-        self._update = update
+        self._target = target
         self._clock = clock
-        self._pieces = _pieces(items)
+        self._pieces = _pieces(items, target)
         self._left = [0] * blobs
-        for blob, _, _, _ in self._pieces:
+        for blob, _ in self._pieces:
             self._left[blob] += 1
         self._unfinished = len(self._pieces)
         self._next = 0
@@ -119,6 +132,7 @@ class Copying:
         """Returns once a blob is complete; for threads that do not copy."""
         if self._left[blob]:
             self._await(lambda: not self._left[blob])
+        self._target.transfers.wait(blob)
 
     def settle(self) -> None:
         """The thread that trains is about to change something: finishes the copy and confirms it."""
@@ -140,7 +154,7 @@ class Copying:
             if waited_s >= _CONFIRM_S or not self._loop.is_alive():
                 self._confirm()
         if self._edited is None:
-            copies = [(item.name, item.target, item.skip, item.size) for item in self._items]
+            copies = [(item.name, item.target, item.skip, item.size) for item in self._items if item.place is None]
             self._edited = next(iter(self._sample.differing(copies)), None)
         if self._edited is not None:
             raise CheckpointError(
@@ -156,16 +170,18 @@ class Copying:
     def _confirm(self) -> None:
         self.work()
         self._await(lambda: not self._unfinished)
+        if threading.current_thread() is self._loop:  # else all has been waited for
+            self._target.transfers.hold()
         for item in self._items:
             if item.source._version != item.version:
                 self._edited = self._edited or item.name
         self._confirmed.set()
 
     def _copy(self, index: int) -> None:
-        blob, target, source, size = self._pieces[index]
+        blob, action = self._pieces[index]
         intact = False
         try:
-            self._update(blob, target, source, size)
+            action()
             intact = True
         finally:  # also when it is interrupted: nobody must wait for a piece that nobody copies
             with self._changed:
@@ -192,6 +208,7 @@ class Gate:
     def __init__(self) -> None:
         self._copying: Copying | None = None
         self._steps = 0
+        self._recorded = False
         self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         this = weakref.ref(self)  # PyTorch keeps the hook, and must not keep the run
 
@@ -224,6 +241,11 @@ class Gate:
         """Whether optimizers have stepped often enough that all their state is there."""
         return self._steps >= _WARM_STEPS
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a step became part of a CUDA graph, which a GPU repeats without passing through here."""
+        return self._recorded
+
     def close(self) -> None:
         """Takes the hook off."""
         self._close()
@@ -232,15 +254,24 @@ class Gate:
     def _pass(self, optimizer: torch.optim.Optimizer) -> None:
         self._seen.add(optimizer)
         self._steps += 1
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            self._recorded |= torch.cuda.is_current_stream_capturing()
         copying = self._copying
         if copying is not None:
             copying.settle()
             self._copying = None
 
 
-def _pieces(items: Sequence[Later]) -> list[tuple[int, int, int, int]]:
-    return [
-        (item.blob, item.target + start, item.address + start, min(_PIECE_BYTES, item.size - start))
-        for item in items
-        for start in range(0, item.size, _PIECE_BYTES)
-    ]
+def _pieces(items: Sequence[Later], target: Target) -> list[tuple[int, Callable[[], None]]]:
+    """What is done at once, with the number of its blob."""
+    pieces: list[tuple[int, Callable[[], None]]] = []
+    for item in items:
+        if item.place is not None:
+            pieces.append((item.blob, partial(target.transfers.copy_beside, item.blob, item.place, item.source)))
+            continue
+        for start in range(0, item.size, _PIECE_BYTES):
+            size = min(_PIECE_BYTES, item.size - start)
+            pieces.append(
+                (item.blob, partial(target.update, item.blob, item.target + start, item.address + start, size))
+            )
+    return pieces

@@ -55,6 +55,10 @@ class Slot:
     axis: int | None = None
     first: int = 0
 
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What of the tensor lies here."""
+        return tensor if self.axis is None else tensor.narrow(self.axis, self.first, self.shape[self.axis])
+
     @property
     def ref(self) -> TensorRef:
         """What the manifest says of it, in the first blob."""

@@ -14,15 +14,18 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import torch
 
 from spotrun.checkpoint.commit import Committer, Part
 from spotrun.checkpoint.copying import Copying, Gate
+from spotrun.checkpoint.device import Transfers
 from spotrun.checkpoint.pack import Packing
 from spotrun.checkpoint.report import unshipped
 from spotrun.checkpoint.sample import Sample, Sampling
+from spotrun.checkpoint.sending import Sending
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.staging import Staging
 from spotrun.checkpoint.state import group_of
@@ -30,15 +33,9 @@ from spotrun.checkpoint.still import Stillness
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
-from spotrun.store import BlobRef, BlobStore, CommitEntry, write_blob
-from spotrun.store.digest import digest_of
-from spotrun.store.parallel import in_parallel, step_back
+from spotrun.store import BlobRef, BlobStore, CommitEntry
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
-
-
-_THREADS = 8  # that send
-_HASHERS = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +69,10 @@ class Outcome:
 class Saver:
     """Writes snapshots for one run. Its methods are for the loop's thread alone.
 
+    There is memory for one snapshot, and it is taken from `begin` until the outcome is there. So one save is in flight at
+    most, and `begin` must not be called while `busy`: whoever wants another save keeps that wish, and begins with the
+    state of the first boundary at which this one has ended. A slow store delays saves and takes no memory.
+
     Args:
         committer: makes a commit of what was written.
         known: blobs by digest that need not be uploaded again: those of the newest commit, if they were just read and
@@ -91,7 +92,7 @@ class Saver:
         self._still = Stillness(lambda name: group_of(name) == "frozen")
         self._staging = Staging()
         self._gate = Gate()
-        self._hashing = threading.BoundedSemaphore(_HASHERS)
+        self._sending = Sending(store, committer.attempt, settings.clock)
         self._copying: Copying | None = None
         self._overlaps = True  # until a copy is found to show more than one moment
         self._prepared = False
@@ -124,9 +125,11 @@ class Saver:
         sample = self._sampling.take(flat.tensors)
         self._still.observe(flat.tensors, sample)
         plan = self._packing.plan(flat.tensors, apart=self._still.apart)
-        later = _later(flat.tensors, sample, steady(self._gate)) if steady and self._overlaps else {}
-        items = self._staging.fill(plan, flat.tensors, steady=later)
-        self._copying = Copying(items, sample, blobs=len(plan.layouts), update=self._staging.update, clock=self._clock)
+        known = steady(self._gate) if steady and self._overlaps else {}
+        beside = set() if self._gate.is_recorded else _beside(flat.tensors, self._staging.transfers, known)
+        later = {name: at for name, at in _later(flat.tensors, sample, known).items() if name not in beside}
+        items = self._staging.fill(plan, flat.tensors, steady=later, beside=beside)
+        self._copying = Copying(items, sample, blobs=len(plan.layouts), target=self._staging, clock=self._clock)
         self._gate.hold(self._copying)
         snapshot = Snapshot(
             step=step,
@@ -161,10 +164,10 @@ class Saver:
         flat = self._committer.share(flatten(capture()), step=None)
         self._still.observe(flat.tensors, self._sampling.take(flat.tensors))
         plan = self._packing.plan(flat.tensors)
-        if self._staging.size == 0:
-            self._preparing = threading.Thread(
-                target=self._staging.reserve, args=(plan.size,), name="spotrun-memory", daemon=False
-            )
+        on_gpu = any(tensor.is_cuda for tensor in flat.tensors.values())
+        if self._staging.size == 0 or on_gpu:
+            reserve = partial(self._staging.reserve, plan.size, pinned=on_gpu)
+            self._preparing = threading.Thread(target=reserve, name="spotrun-memory", daemon=False)
             self._preparing.start()
 
     def settle(self) -> None:
@@ -218,24 +221,8 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, copying: Copying) -> tuple[CommitEntry, int]:
         """Makes a commit of the snapshot; gives it, and how many bytes were stored for it."""
-        parts, plan = self._staging.parts(), self._packing.last
-
-        def store(number: int) -> BlobRef:
-            copying.wait_for(number)
-            digest = self._staging.digest(number)
-            if digest is None:
-                with self._hashing:
-                    digest = digest_of([parts[number]], threads=1)  # the other cores train
-                self._staging.note(number, digest)
-            return write_blob(self._store, self._committer.attempt, [parts[number]], known=self._known, digest=digest)
-
-        def copy() -> None:
-            copying.work()
-            if not snapshot.on_notice:
-                step_back()
-
-        enter = None if snapshot.on_notice else step_back
-        blobs = in_parallel(store, len(parts), threads=_THREADS, first=copy, enter=enter)
+        plan = self._packing.last
+        blobs = self._sending.send(self._staging, copying, known=self._known, urgent=snapshot.on_notice)
         copying.check()
         part = Part(
             step=snapshot.step,
@@ -260,6 +247,17 @@ def _later(tensors: Mapping[str, torch.Tensor], sample: Sample, steady: Mapping[
         for name, address in sample.addresses.items()
         if tensors[name].nbytes <= steady.get(address, -1)
         and not (tensors[name].is_inference() or tensors[name].is_conj() or tensors[name].is_neg())
+    }
+
+
+def _beside(tensors: Mapping[str, torch.Tensor], transfers: Transfers, steady: Mapping[int, int]) -> set[str]:
+    """The same of those on GPUs."""
+    if not steady:
+        return set()
+    return {
+        name
+        for name, tensor in tensors.items()
+        if transfers.takes(tensor) and tensor.nbytes <= steady.get(tensor.data_ptr(), -1) and not tensor.is_inference()
     }
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from types import MappingProxyType
 
 import torch
 
 from spotrun.checkpoint.address import WORD_BYTES, copy, same
 from spotrun.checkpoint.copying import Later
+from spotrun.checkpoint.device import Transfers, pin
 from spotrun.checkpoint.pack import Plan, Slot
 from spotrun.checkpoint.tensor import view_bytes
 
@@ -26,39 +27,59 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class Staging:
-    """Host memory for one snapshot. Not thread-safe: whoever reads `parts` must be done before the next `fill`."""
+    """Host memory for one snapshot. Not thread-safe: whoever reads `parts` must be done before the next `fill`.
 
-    def __init__(self) -> None:
+    Attributes:
+        transfers: the copies from GPUs into it.
+    """
+
+    def __init__(self, transfers: Transfers | None = None) -> None:
+        self.transfers = transfers or Transfers()
         self._plan: Plan | None = None
         self._memory: mmap.mmap | None = None
         self._arena: torch.Tensor | None = None
         self._base = 0
         self._digests: list[str | None] = []
+        self._unpin: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
         """Bytes of memory that it holds."""
         return self._arena.numel() if self._arena is not None else 0
 
-    def reserve(self, size: int) -> None:
-        """Takes memory for snapshots of this size and makes the kernel hand it out, so that the first save is fast."""
-        self._take(size)
-        assert self._arena is not None
-        self._arena.zero_()
+    def reserve(self, size: int, *, pinned: bool = False) -> None:
+        """Takes memory for snapshots of this size and makes the kernel hand it out, so that the first save is fast.
+
+        Args:
+            pinned: GPUs will write into it.
+        """
+        if size > self.size:
+            self._take(size)
+            assert self._arena is not None
+            self._arena.zero_()
+        if pinned and self._arena is not None and self._unpin is None:
+            self._unpin = pin(self._arena)
 
     def fill(
-        self, plan: Plan, tensors: Mapping[str, torch.Tensor], *, steady: Mapping[str, int] = _NONE
+        self,
+        plan: Plan,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        steady: Mapping[str, int] = _NONE,
+        beside: Set[str] = frozenset(),
     ) -> list[Later]:
         """Copies the tensors, from any device, into host memory; returns when all of it is there but what may follow.
 
         Args:
-            steady: tensors that may be copied later, with their addresses.
+            steady: tensors in host memory that may be copied later, with their addresses.
+            beside: tensors on GPUs that may be copied later.
 
         Returns:
             What is still to be copied, in the order of the blobs.
         """
         if plan is not self._plan:
             self._place(plan)
+        self.transfers.begin()
         later: list[Later] = []
         others: set[int] = set()  # memory that is copied now: nothing that shares it may be copied later
         for number, slot in plan.slots:
@@ -70,13 +91,23 @@ class Staging:
                     Later(slot.tensor, number, tensor, target, source + slot.skip, slot.skip, size, tensor._version)
                 )
                 continue
-            if tensor.is_cpu:
+            if slot.tensor in beside:
+                place, box = self._view(number, slot), slot.of(tensor)
+                later.append(Later(slot.tensor, number, box, target, 0, slot.skip, size, tensor._version, place))
+                continue
+            if tensor.layout is torch.strided:
                 others.add(tensor.untyped_storage().data_ptr())
-            if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-                self.update(number, target, tensor.data_ptr() + slot.skip, size)
-            else:
+            if not tensor.is_cpu or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
                 self._convert(number, slot, tensor)
-        return later if others.isdisjoint(item.storage for item in later) else self._unshared(later, others)
+            else:
+                self.update(number, target, tensor.data_ptr() + slot.skip, size)
+        if not others.isdisjoint(item.storage for item in later):
+            later = self._unshared(later, others)
+        for item in later:
+            if item.place is not None:
+                self._digests[item.blob] = None
+                self.transfers.expect(item.source.device)
+        return later
 
     def update(self, blob: int, target: int, source: int, size: int) -> None:
         """Copies some bytes into a blob, unless they are there already; for any thread."""
@@ -102,6 +133,9 @@ class Staging:
 
     def release(self) -> None:
         """Gives the memory back."""
+        if self._unpin is not None:
+            self._unpin()
+            self._unpin = None
         self._plan, self._arena, self._memory, self._base, self._digests = None, None, None, 0, []
 
     def _take(self, size: int) -> None:
@@ -126,21 +160,29 @@ class Staging:
 
     def _convert(self, number: int, slot: Slot, tensor: torch.Tensor) -> None:
         """Copies a tensor that lies elsewhere, or in another order, or is not what its memory says."""
-        assert self._plan is not None
-        assert self._arena is not None
-        start = self._plan.starts[number] + slot.start
         self._digests[number] = None
-        if slot.axis is not None:
-            tensor = tensor.narrow(slot.axis, slot.first, slot.shape[slot.axis])
+        if self.transfers.takes(tensor):
+            self.transfers.copy_now(number, self._view(number, slot), slot.of(tensor))
+            return
         with torch.no_grad():
-            view_bytes(self._arena, start=start, dtype=slot.dtype, shape=slot.shape, key="staging").copy_(tensor)
+            self._view(number, slot).copy_(slot.of(tensor))
 
     def _unshared(self, later: list[Later], others: set[int]) -> list[Later]:
         """Copies now what shares memory with something that was copied now."""
         left = []
         for item in later:
-            if item.storage in others:
-                self.update(item.blob, item.target, item.address, item.size)
-            else:
+            if item.storage not in others:
                 left.append(item)
+            elif item.place is not None:
+                self._digests[item.blob] = None
+                self.transfers.copy_now(item.blob, item.place, item.source)
+            else:
+                self.update(item.blob, item.target, item.address, item.size)
         return left
+
+    def _view(self, number: int, slot: Slot) -> torch.Tensor:
+        """A slot's place."""
+        assert self._plan is not None
+        assert self._arena is not None
+        start = self._plan.starts[number] + slot.start
+        return view_bytes(self._arena, start=start, dtype=slot.dtype, shape=slot.shape, key="staging")

@@ -111,7 +111,7 @@ class Components:
             tensor.data_ptr(): tensor.nbytes
             for tensor in map(local_of, tensors)
             if tensor.nbytes >= least
-            and tensor.is_cpu
+            and (tensor.is_cpu or tensor.is_cuda)
             and tensor.layout is torch.strided
             and not tensor.is_inference()  # those count no changes
             and (not changing or tensor.untyped_storage().data_ptr() not in changing)

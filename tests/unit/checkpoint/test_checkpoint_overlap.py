@@ -398,7 +398,9 @@ def test_memory_is_taken_before_the_first_save(store: MemoryStore, monkeypatch: 
     sizes: list[int] = []
     reserve = Staging.reserve
     monkeypatch.setattr(
-        Staging, "reserve", lambda staging, size: (reserve(staging, size), sizes.append(staging.size))[0]
+        Staging,
+        "reserve",
+        lambda staging, size, **named: (reserve(staging, size, **named), sizes.append(staging.size))[0],
     )
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters())
