@@ -65,7 +65,6 @@ class Arena:
             view[:: mmap.PAGESIZE] = bytes(SEGMENT // mmap.PAGESIZE)
         self._free.extend(view[start : start + BLOCK] for start in range(0, SEGMENT, BLOCK))
 
-
     def place_of(self, view: memoryview) -> tuple[int, int] | None:
         """The file and the offset in it at which a piece of a block lies; None for other memory."""
         place = self._places.get(id(view.obj))

@@ -83,5 +83,3 @@ def test_every_restored_tensor_has_memory_of_its_own() -> None:
     for tensor in restored:
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
     assert len({tensor.untyped_storage().data_ptr() for tensor in restored}) == len(restored)
-
-
