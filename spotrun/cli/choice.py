@@ -11,9 +11,8 @@ from spotrun.errors import SpecError
 
 if TYPE_CHECKING:
     from spotrun.controller import Journal
-    from spotrun.store import BlobStore
 
-__all__ = ["choose_job", "open_journal", "place_of"]
+__all__ = ["choose_job", "open_journal"]
 
 
 def open_journal(ctx: typer.Context) -> Journal:
@@ -40,16 +39,3 @@ def choose_job(journal: Journal, wanted: str) -> str:
     if not fitting:
         raise SpecError(f"no job is called {wanted!r}; the latest are: {', '.join(jobs[-5:])}")
     raise SpecError(f"{wanted!r} fits {len(fitting)} jobs: {', '.join(fitting[-5:])}; write more of the name")
-
-
-def place_of(ctx: typer.Context, wanted: str) -> tuple[BlobStore, str]:
-    """The store at a job's place, and its URI. `wanted` is a job, or the URI or path of a place."""
-    from spotrun.controller import open_at, place_uri, read_job
-    from spotrun.store import open_store
-
-    if "/" in wanted:
-        return open_store(wanted), wanted
-    journal = open_journal(ctx)
-    job = read_job(journal, choose_job(journal, wanted))
-    place = place_uri(job.spec, job.id, home_of(ctx).path)
-    return open_at(place, job.spec, open_store), place

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spotrun.cli.checkpoints.place import Json, Run, Which, Yes, open_run
-from spotrun.cli.checkpoints.verification import bytes_bar
+from spotrun.cli.checkpoints.verification import bytes_bar, stepwise
 from spotrun.units import format_bytes
 
 if TYPE_CHECKING:
@@ -124,14 +124,8 @@ def _verified(run: Run, *, quiet: bool) -> dict[str, bool]:
         if entry.manifest not in there:
             continue
         with bytes_bar(f"reading step {entry.step}", entry.size, hidden=quiet) as advance:
-            told = [0]
-
-            def on_progress(done: int, _: int, told: list[int] = told, advance=advance) -> None:  # type: ignore[no-untyped-def]
-                advance(done - told[0])
-                told[0] = done
-
             try:
-                verify(run.store, entry, on_progress=on_progress)
+                verify(run.store, entry, on_progress=stepwise(advance))
             except CheckpointCorrupt as error:
                 found[entry.manifest] = False
                 typer.echo(f"step {entry.step} of attempt {entry.attempt} is damaged: {error}", err=True)

@@ -45,7 +45,7 @@ def show(
         "job": manifest.job,
         "written by": f"attempt {manifest.attempt}, {manifest.writer}, spotrun {manifest.spotrun_version}",
         "captured at": f"{manifest.captured_at:%F %T}, committed at {entry.at:%F %T} (job time)",
-        "size": f"{format_bytes(manifest.size)} in {len(manifest.blobs)} blobs",
+        "size": f"{format_bytes(manifest.size)} in {len(manifest.blobs)} blob{'' if len(manifest.blobs) == 1 else 's'}",
         **({"on notice": "yes"} if manifest.on_notice else {}),
         **({"resumed from": f"step {manifest.resumed_from}"} if manifest.resumed_from is not None else {}),
         **summary_of(manifest.state),

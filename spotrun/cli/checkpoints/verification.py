@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from spotrun.store import CommitEntry
 
-__all__ = ["bytes_bar", "verify"]
+__all__ = ["bytes_bar", "stepwise", "verify"]
 
 Steps = Annotated[
     list[str] | None, typer.Argument(help="Commits; every one that is kept without it.", metavar="STEP...")
@@ -41,7 +41,7 @@ def verify(ctx: typer.Context, job: Which = "", steps: Steps = None, as_json: Js
         for entry in entries:
             problem = ""
             try:
-                verify_commit(run.store, entry, on_progress=_steps(advance))
+                verify_commit(run.store, entry, on_progress=stepwise(advance))
             except (CheckpointError, StoreError) as error:
                 problem = str(error)
             results.append(_result(entry, problem))
@@ -78,7 +78,7 @@ def bytes_bar(what: str, total: int, *, hidden: bool) -> AbstractContextManager[
     return bar()
 
 
-def _steps(advance: Callable[[int], None]) -> Callable[[int, int], None]:
+def stepwise(advance: Callable[[int], None]) -> Callable[[int, int], None]:
     """Makes what is told as 'so many of so many' into steps."""
     told = [0]
 
