@@ -83,9 +83,12 @@ class Later:
     place: torch.Tensor | None = None
 
     @property
-    def storage(self) -> int:
-        """The address of the memory that it may share with others."""
-        return self.source.untyped_storage().data_ptr()
+    def extent(self) -> int:
+        """How many bytes of memory, from its address on, it may be spread over."""
+        if self.place is None:
+            return self.size
+        storage = self.source.untyped_storage()
+        return storage.data_ptr() + storage.nbytes() - self.address
 
 
 class Copying:

@@ -158,8 +158,20 @@ def _extra_states(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def _refuse_custom_state(model: torch.nn.Module, path: str, known: set[str]) -> None:
+    if not any(map(_may_add_state, model.modules())):
+        return  # what state_dict() would give is known without the time that it takes
     for name in model.state_dict():
         if canonical(name) not in known and not name.endswith("_extra_state"):
             raise NotCapturable(
                 f"{path}.{name}", "state that a module keeps in a form of its own", "Use buffers or get_extra_state()."
             )
+
+
+def _may_add_state(module: torch.nn.Module) -> bool:
+    kind = type(module)
+    return (
+        kind.state_dict is not torch.nn.Module.state_dict
+        or kind._save_to_state_dict is not torch.nn.Module._save_to_state_dict
+        or bool(module._state_dict_hooks)
+        or bool(module._state_dict_pre_hooks)
+    )

@@ -85,14 +85,14 @@ class Plan:
     """How a state is packed.
 
     Attributes:
-        slots: of all blobs, with the number of the blob.
+        slots: of all blobs, with the number of the blob, where the place begins in that memory, and its size.
         starts: where each blob begins in memory that holds all of them.
         size: of that memory.
         refs: the tensors as a manifest names them.
     """
 
     layouts: tuple[Layout, ...]
-    slots: tuple[tuple[int, Slot], ...]
+    slots: tuple[tuple[int, int, int, Slot], ...]
     starts: tuple[int, ...]
     size: int
     refs: Mapping[str, TensorRef]
@@ -158,8 +158,12 @@ def _planned(layouts: tuple[Layout, ...]) -> Plan:
     for layout in layouts:
         starts.append(size)
         size += -(-layout.size // ALIGNMENT) * ALIGNMENT
-    slots = tuple((number, slot) for number, layout in enumerate(layouts) for slot in layout.slots)
-    refs = {slot.name: replace(slot.ref, blob=number) for number, slot in slots}
+    slots = tuple(
+        (number, starts[number] + slot.start, slot.end - slot.start, slot)
+        for number, layout in enumerate(layouts)
+        for slot in layout.slots
+    )
+    refs = {slot.name: replace(slot.ref, blob=number) for number, _, _, slot in slots}
     return Plan(layouts, slots, tuple(starts), size, refs)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from spotrun.checkpoint.address import WORD_BYTES, copy, same
@@ -81,33 +82,34 @@ class Staging:
             self._place(plan)
         self.transfers.begin()
         later: list[Later] = []
-        others: set[int] = set()  # memory that is copied now: nothing that shares it may be copied later
-        for number, slot in plan.slots:
-            tensor = tensors[slot.tensor]
-            target, size = self._base + plan.starts[number] + slot.start, slot.end - slot.start
+        others: list[tuple[int, int]] = []  # memory that is copied now: nothing in it may be copied later
+        base = self._base
+        for number, start, size, slot in plan.slots:
+            tensor, target = tensors[slot.tensor], base + start
             source = steady.get(slot.tensor)
             if source is not None and target % WORD_BYTES == 0:
                 later.append(
                     Later(slot.tensor, number, tensor, target, source + slot.skip, slot.skip, size, tensor._version)
                 )
-                continue
-            if slot.tensor in beside:
-                place, box = self._view(number, slot), slot.of(tensor)
-                later.append(Later(slot.tensor, number, box, target, 0, slot.skip, size, tensor._version, place))
-                continue
-            if tensor.layout is torch.strided:
-                others.add(tensor.untyped_storage().data_ptr())
-            if not tensor.is_cpu or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
-                self._convert(number, slot, tensor)
+            elif slot.tensor in beside:
+                place, box = self._view(start, slot), slot.of(tensor)
+                later.append(
+                    Later(slot.tensor, number, box, target, box.data_ptr(), slot.skip, size, tensor._version, place)
+                )
+            elif tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+                source = tensor.data_ptr() + slot.skip
+                others.append((source, source + size))
+                self.update(number, target, source, size)
             else:
-                self.update(number, target, tensor.data_ptr() + slot.skip, size)
-        if not others.isdisjoint(item.storage for item in later):
-            later = self._unshared(later, others)
-        for item in later:
+                storage = tensor.untyped_storage()
+                others.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
+                self._convert(number, start, slot, tensor)
+        left = self._unshared(later, others)
+        for item in left:
             if item.place is not None:
                 self._digests[item.blob] = None
                 self.transfers.expect(item.source.device)
-        return later
+        return left
 
     def update(self, blob: int, target: int, source: int, size: int) -> None:
         """Copies some bytes into a blob, unless they are there already; for any thread."""
@@ -158,20 +160,20 @@ class Staging:
                 bytearray(layout.header), dtype=torch.uint8
             )
 
-    def _convert(self, number: int, slot: Slot, tensor: torch.Tensor) -> None:
+    def _convert(self, number: int, start: int, slot: Slot, tensor: torch.Tensor) -> None:
         """Copies a tensor that lies elsewhere, or in another order, or is not what its memory says."""
         self._digests[number] = None
         if self.transfers.takes(tensor):
-            self.transfers.copy_now(number, self._view(number, slot), slot.of(tensor))
+            self.transfers.copy_now(number, self._view(start, slot), slot.of(tensor))
             return
         with torch.no_grad():
-            self._view(number, slot).copy_(slot.of(tensor))
+            self._view(start, slot).copy_(slot.of(tensor))
 
-    def _unshared(self, later: list[Later], others: set[int]) -> list[Later]:
-        """Copies now what shares memory with something that was copied now."""
+    def _unshared(self, later: list[Later], others: list[tuple[int, int]]) -> list[Later]:
+        """Copies now what shares memory with something that was copied now; gives the rest."""
         left = []
-        for item in later:
-            if item.storage not in others:
+        for item, shared in zip(later, _touched(later, others), strict=True):
+            if not shared:
                 left.append(item)
             elif item.place is not None:
                 self._digests[item.blob] = None
@@ -180,9 +182,20 @@ class Staging:
                 self.update(item.blob, item.target, item.address, item.size)
         return left
 
-    def _view(self, number: int, slot: Slot) -> torch.Tensor:
-        """A slot's place."""
-        assert self._plan is not None
+    def _view(self, start: int, slot: Slot) -> torch.Tensor:
+        """A slot's place, which begins at this byte."""
         assert self._arena is not None
-        start = self._plan.starts[number] + slot.start
         return view_bytes(self._arena, start=start, dtype=slot.dtype, shape=slot.shape, key="staging")
+
+
+def _touched(items: Sequence[Later], ranges: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each of the items shares memory with any of the ranges."""
+    if not ranges:
+        return [False] * len(items)
+    starts, ends = np.asarray(sorted(ranges), np.int64).T
+    furthest = np.maximum.accumulate(ends)  # the end of those that begin no later than this one
+    first = np.asarray([item.address for item in items], np.int64)
+    last = first + np.asarray([item.extent for item in items], np.int64)
+    before = np.searchsorted(starts, last, side="left")  # how many begin before the item ends
+    touched: list[bool] = ((before > 0) & (furthest[np.maximum(before - 1, 0)] > first)).tolist()
+    return touched

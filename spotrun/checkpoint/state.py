@@ -79,12 +79,13 @@ class Components:
         models, frozen = {}, {}
         for name, model in self.models.items():
             models[name], frozen[name] = capture_model(model, name)
-        names = self._parameter_names()
+        parameters = self._parameters()
+        names = _names_of(parameters)
         return {
             "frozen": frozen,
             "models": models,
             "optimizers": {name: capture_optimizer(item, names, name) for name, item in self.optimizers.items()},
-            "gradients": self.watch.needed(self._parameters()),
+            "gradients": self.watch.needed(parameters),
             "gradients_given_up": self.watch.given_up,
             "states": {name: item.state_dict() for name, item in self.states.items()},
             "values": dict(self.values),
@@ -128,7 +129,7 @@ class Components:
         for name, value in self.values.items():
             flatten(value, name)
         for name, optimizer in self.optimizers.items():
-            flatten(capture_optimizer(optimizer, self._parameter_names(), name), name)
+            flatten(capture_optimizer(optimizer, _names_of(self._parameters()), name), name)
         flatten(self.capture())
 
     def prepare(self, saved: dict[str, Any]) -> Callable[[], list[str]]:
@@ -196,12 +197,6 @@ class Components:
             for key, parameter in named_parameters(model).items()
         }
 
-    def _parameter_names(self) -> dict[int, str]:
-        names: dict[int, str] = {}
-        for name, parameter in self._parameters().items():
-            names.setdefault(id(parameter), name)
-        return names
-
 
 def sort_components(given: Mapping[str, object]) -> Components:
     """Sorts the objects given to `attach` by what they are. None is left out; dicts and lists of objects are opened.
@@ -230,6 +225,14 @@ def _materialize_rest(saved: dict[str, Any]) -> None:
             optimizer[part] = materialized(optimizer[part], memo)
     for kind in saved.keys() - {"frozen", "models", "optimizers", "gradients"}:
         saved[kind] = materialized(saved[kind], memo)
+
+
+def _names_of(parameters: Mapping[str, torch.nn.Parameter]) -> dict[int, str]:
+    """The first name of each parameter by its `id`."""
+    names: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), name)
+    return names
 
 
 def _sort(name: str, value: Any, kinds: dict[str, dict[str, Any]]) -> None:
