@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from full_job import digest
 from torch import nn
 
 import spotrun
-from spotrun.checkpoint import pack
-from spotrun.errors import CheckpointError
 
 
 class Keeping:
