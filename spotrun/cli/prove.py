@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from spotrun.controller import Journal
     from spotrun.job import Job
     from spotrun.store import BlobStore, Manifest
+    from spotrun.store.log import Signing
 
 __all__ = ["prove", "prove_job"]
 
@@ -49,6 +51,7 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
     from spotrun.errors import SpecError
     from spotrun.job import Phase, Submitted
     from spotrun.store import open_store
+    from spotrun.store.signing import open_signing
 
     job = read_job(journal, job_id)
     submitted = journal.events(job_id)[0].event
@@ -61,9 +64,11 @@ def prove_job(home: Home, journal: Journal, job_id: str, *, console: Console) ->
             "weights, so there is nothing that it could compare; run the script elsewhere and compare what it writes"
         )
     place = place_uri(job.spec, job_id, home.path)
-    ours = _last_state(
-        open_at(place, job.spec, open_store), place
-    )  # before the second training: without a state there is nothing to compare
+    section = job.spec.checkpoint
+    key = section.signing.where() if section is not None and section.signing is not None else None
+    signing = open_signing(key, run=job_id, environment=os.environ)
+    # Before the second training: without a state there is nothing to compare.
+    ours = _last_state(open_at(place, job.spec, open_store), place, signing=signing)
     with tempfile.TemporaryDirectory(prefix="spotrun-prove-") as directory:
         reference = _reference(job, Path(submitted.workdir), Path(directory), console)
         follower = Follower(journal, home.path, open_store=open_store)
@@ -96,11 +101,11 @@ def _reference(job: Job, workdir: Path, directory: Path, console: Console) -> Re
         return run_reference(job.spec, job_id=job.id, workdir=workdir, directory=directory, report=report)
 
 
-def _last_state(store: BlobStore, place: str) -> tuple[BlobStore, Manifest]:
+def _last_state(store: BlobStore, place: str, *, signing: Signing | None = None) -> tuple[BlobStore, Manifest]:
     from spotrun.errors import SpecError
     from spotrun.store import CommitEntry, read_log, read_manifest
 
-    commits = [entry for entry in read_log(store) if isinstance(entry, CommitEntry)]
+    commits = [entry for entry in read_log(store, signing=signing) if isinstance(entry, CommitEntry)]
     if not commits:
         raise SpecError(f"nothing is committed in {place}: does the script use spotrun.attach?")
     return store, read_manifest(store, commits[-1])

@@ -28,6 +28,7 @@ from spotrun.checkpoint.restore import Opened, open_commit
 from spotrun.checkpoint.stored import StoredTensor, Target
 from spotrun.errors import CheckpointError
 from spotrun.store import Box, CommitEntry, open_store, read_log
+from spotrun.store.log import Signing
 
 __all__ = ["SpotrunReader"]
 
@@ -42,12 +43,14 @@ class SpotrunReader(StorageReader):
     Args:
         place: the run's place: the URI of the checkpoints and the run's name.
         step: which commit; None for the newest. A `checkpoint_id` given to `dcp.load` is the same.
+        signing: checks the log, see `spotrun.store.signing.open_signing`.
     """
 
-    def __init__(self, place: str, step: int | None = None) -> None:
+    def __init__(self, place: str, step: int | None = None, *, signing: Signing | None = None) -> None:
         self._store = open_store(place)
         self._place = place
         self._step = step
+        self._signing = signing
         self._opened: Opened | None = None
         self._known: dict[str, Any] = {}
 
@@ -118,7 +121,7 @@ class SpotrunReader(StorageReader):
         return False
 
     def _find(self) -> CommitEntry:
-        commits = [entry for entry in read_log(self._store) if isinstance(entry, CommitEntry)]
+        commits = [entry for entry in read_log(self._store, signing=self._signing) if isinstance(entry, CommitEntry)]
         for entry in reversed(commits):
             if self._step is None or entry.step == self._step:
                 return entry

@@ -19,6 +19,7 @@ from spotrun.checkpoint.tree import flatten
 from spotrun.clock import SystemClock
 from spotrun.errors import CheckpointError, SpecError
 from spotrun.store import BlobRef, Lineage, Manifest, TensorRef, open_store, write_blob
+from spotrun.store.log import Signing
 from spotrun.store.retention import prune
 
 __all__ = ["SpotrunWriter"]
@@ -34,15 +35,24 @@ class SpotrunWriter(StorageWriter):
         place: the run's place: a URI of checkpoints and the run's name.
         step: the step of the next save; a `checkpoint_id` given to `dcp.save` is the same.
         keep_last: how many commits to keep; None for all.
+        signing: signs and checks the log, see `spotrun.store.signing.open_signing`.
     """
 
-    def __init__(self, place: str, step: int | None = None, *, keep_last: int | None = None) -> None:
+    def __init__(
+        self,
+        place: str,
+        step: int | None = None,
+        *,
+        keep_last: int | None = None,
+        signing: Signing | None = None,
+    ) -> None:
         if keep_last is not None and keep_last < 1:
             raise SpecError(f"keep_last must be at least 1, not {keep_last}")
         self._store = open_store(place)
         self._place = place
         self._clock = SystemClock()
         self._keep_last = keep_last
+        self._signing = signing
         self._lineage: Lineage | None = None
         self.step = step
 
@@ -65,7 +75,8 @@ class SpotrunWriter(StorageWriter):
         if self.step is None:
             raise SpecError("which step is saved? give SpotrunWriter(step=...), set its step, or give a checkpoint_id")
         if is_coordinator and self._lineage is None:
-            lineage = Lineage(self._store, attempt=None, writer=f"dcp:{os.getpid()}", clock=self._clock)
+            writer = f"dcp:{os.getpid()}"
+            lineage = Lineage(self._store, attempt=None, writer=writer, clock=self._clock, signing=self._signing)
             lineage.claim()
             self._lineage = lineage
 

@@ -266,6 +266,19 @@ def test_flattened_shards_are_refused() -> None:
         unwrapped(nn.Sequential(FullyShardedDataParallel(1, 1)), "model")
 
 
+def test_dcp_signs_what_it_commits(tmp_path: Path, alone: None) -> None:
+    """With the key its commits are believed, and nothing unsigned is."""
+    place = str(tmp_path / "run")
+    signing = KeySigning(b"k" * 32, run="run")
+    dcp.save({"x": torch.arange(4.0)}, checkpoint_id="1", storage_writer=SpotrunWriter(place, signing=signing))
+    loaded = {"x": torch.zeros(4)}
+    dcp.load(loaded, checkpoint_id="1", storage_reader=SpotrunReader(place, signing=signing))
+    assert loaded["x"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    other = KeySigning(b"o" * 32, run="run")
+    with pytest.raises(CheckpointException, match="no commit"):
+        dcp.load(loaded, checkpoint_id="1", storage_reader=SpotrunReader(place, signing=other))
+
+
 def test_dcp_saves_what_is_larger_than_a_blob(tmp_path: Path, alone: None) -> None:
     """A large tensor is cut into boxes; tensors inside of plain values and values themselves come back as well."""
     state_dict: dict[str, Any] = {
