@@ -32,6 +32,7 @@ from spotrun.checkpoint.order import Notice, Stop
 from spotrun.checkpoint.randomness import capture_global
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import CheckpointError, NotCapturable
+from spotrun.store.signing import KeySigning
 
 
 @pytest.fixture
