@@ -81,7 +81,7 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = list(request["argv"])
     if "storage" in request:
         call, when = request["storage"]
-        hold.open_store = lambda uri: KillingStore(open_store(uri), call, when)
+        hold.open_store = lambda uri, options: KillingStore(open_store(uri, options), call, when)
     torch.manual_seed(os.getpid()), np.random.seed(os.getpid())
     runpy.run_path(sys.argv[0], run_name="__main__")
 

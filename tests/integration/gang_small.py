@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import spotrun
-from spotrun.checkpoint import saver
+from spotrun.checkpoint import sending
 from spotrun.checkpoint.commit import SoleCommitter
 from spotrun.checkpoint.distributed import gang
 from spotrun.checkpoint.distributed.committer import GangCommitter
@@ -127,7 +127,7 @@ def arm(phase: str, rank: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if phase == "blobs":
-        saver.write_blob = die  # type: ignore[assignment]
+        sending.write_blob = die  # type: ignore[assignment]
     elif phase == "part":
         GangCommitter.commit = die  # type: ignore[assignment,method-assign]
     elif phase == "commit":

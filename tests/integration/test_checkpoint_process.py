@@ -220,7 +220,7 @@ def test_after_the_last_commit_a_notice_does_not_end_the_script(
         "select.select([], [], [], 0.5)\n"
         "print('exported')\n"
     )
-    events = [[[str(tmp_path / "output.txt"), 2], asked]]
+    events = [[[str(tmp_path / "output.txt"), 3], asked]]  # begun, guaranteed, exporting
     assert nursery.run(str(script), cwd=tmp_path, environment=job(tmp_path, 1), events=events) == code
     assert ("exported" in (tmp_path / "output.txt").read_text()) == (code == 0)
 
