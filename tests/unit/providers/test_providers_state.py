@@ -109,7 +109,7 @@ def test_a_damaged_machine_record_is_told_with_its_path(tmp_path: Path) -> None:
 def test_a_machine_that_may_still_start_is_left_alone(tmp_path: Path) -> None:
     """Launched a moment ago, its host on the way: no verdict."""
     now = SystemClock().now()
-    folder = made(tmp_path, launched_at=now, ready_at=now)
+    folder = made(tmp_path, launched_at=now, ready_at=now, clock=ScaledClock(now, 2.0).to_text())
     folder.beat(now)
     assert settle(folder) is None
     assert folder.end() is None
@@ -119,7 +119,7 @@ def test_a_machine_whose_host_never_came_is_lost_and_costs_nothing(tmp_path: Pat
     """Launched and spawned long ago, nobody took the lock: it ended when it was launched."""
     now = SystemClock().now()
     long_ago = now - timedelta(hours=1)
-    folder = made(tmp_path, launched_at=long_ago, ready_at=long_ago)
+    folder = made(tmp_path, launched_at=long_ago, ready_at=long_ago, clock=ScaledClock(now, 2.0).to_text())
     folder.beat(now)  # spawned just now, by a controller that came back
     assert settle(folder) is None
     folder.beat(now - timedelta(minutes=30))
