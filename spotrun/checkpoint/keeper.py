@@ -231,7 +231,7 @@ class Keeper:
         if self._notice is not None:
             return Wish(notice=notice, on_notice=self._saves_on(self._notice), fenced=self._fenced)
         wanted = self._wanted
-        if wanted is False and self._saver.busy:
+        if wanted is False and (self._saver.busy or self._saver.preparing):
             wanted = None  # as soon as the save that is in flight has ended: the loop does not stand still for it
         if wanted is not None:
             self._wanted = None
@@ -239,6 +239,7 @@ class Keeper:
             wanted is None
             and self._agreement.leads
             and not self._saver.busy
+            and not self._saver.preparing
             and self._saved != boundary.key
             and self._is_due()
         )

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from spotrun.checkpoint.tensor import DTYPES, dtype_name, safetensors_name, size_bytes
+from spotrun.checkpoint.tensor import dtype_name, safetensors_name, size_bytes
 from spotrun.store import TensorRef
 
 __all__ = ["ALIGNMENT", "BLOB_BYTES_MAX", "Layout", "Packing", "Plan", "Slot", "lay_out"]
@@ -27,7 +27,7 @@ ALIGNMENT = 64  # of the first tensor in a blob, so that every dtype lies at a m
 BLOB_BYTES_MAX = 32 << 20  # large enough for full speed of disk and network
 _BLOB_BYTES_MIN = 4 << 20  # of the limit, which for small states is lower, so that several blobs are under way at once
 _BLOBS = 16  # of the states in between
-_WIDE = 16  # what tensors are a multiple of that come first in their blob, so that they lie at multiples of words
+_WIDE = 16  # the largest element
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,15 @@ class Slot:
     @property
     def ref(self) -> TensorRef:
         """What the manifest says of it, in the first blob."""
+        return self.ref_in(0)
+
+    def ref_in(self, blob: int) -> TensorRef:
+        """What the manifest says of it, in a blob of this number."""
         if self.axis is None:
-            return TensorRef(blob=0, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end)
+            return TensorRef(blob=blob, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end)
         offset = tuple(self.first if axis == self.axis else 0 for axis in range(len(self.whole)))
         return TensorRef(
-            blob=0, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end,
+            blob=blob, dtype=self.dtype, shape=self.shape, start=self.start, end=self.end,
             of=self.tensor, whole=self.whole, offset=offset,
         )  # fmt: skip
 
@@ -88,14 +92,16 @@ class Plan:
         slots: of all blobs, with the number of the blob, where the place begins in that memory, and its size.
         starts: where each blob begins in memory that holds all of them.
         size: of that memory.
-        refs: the tensors as a manifest names them.
     """
 
     layouts: tuple[Layout, ...]
     slots: tuple[tuple[int, int, int, Slot], ...]
     starts: tuple[int, ...]
     size: int
-    refs: Mapping[str, TensorRef]
+
+    def refs(self) -> dict[str, TensorRef]:
+        """The tensors as a manifest names them."""
+        return {slot.name: slot.ref_in(number) for number, _, _, slot in self.slots}
 
 
 class Packing:
@@ -142,8 +148,9 @@ def lay_out(tensors: Mapping[str, torch.Tensor], group: Callable[[str], str]) ->
         groups.setdefault(group(name), []).extend(_cut(name, tensor, limit))
     layouts: list[Layout] = []
     for members in groups.values():
-        # What keeps every tensor aligned without gaps; otherwise as they were found.
-        ordered = sorted(members, key=lambda slot: (slot.end % _WIDE > 0, -DTYPES[slot.dtype].itemsize))
+        # Sizes with the most factors of two first, which keeps every tensor at multiples of its elements, and every one of
+        # whole words at multiples of words, without gaps; otherwise as they were found.
+        ordered = sorted(members, key=lambda slot: -math.gcd(slot.end, _WIDE))
         layouts.extend(_layout(chunk) for chunk in _chunks(ordered, limit))
     return tuple(layouts)
 
@@ -163,8 +170,7 @@ def _planned(layouts: tuple[Layout, ...]) -> Plan:
         for number, layout in enumerate(layouts)
         for slot in layout.slots
     )
-    refs = {slot.name: replace(slot.ref, blob=number) for number, _, _, slot in slots}
-    return Plan(layouts, slots, tuple(starts), size, refs)
+    return Plan(layouts, slots, tuple(starts), size)
 
 
 def _cut(name: str, tensor: torch.Tensor, limit: int) -> Iterable[Slot]:
@@ -214,6 +220,11 @@ def _layout(members: Sequence[Slot]) -> Layout:
     header = len(text).to_bytes(8, "little") + text
     slots, start = [], len(header)
     for slot in members:
-        slots.append(replace(slot, start=start, end=start + slot.end))
-        start += slot.end
+        end = start + slot.end
+        slots.append(
+            Slot(
+                slot.name, slot.dtype, slot.shape, start, end, slot.tensor, slot.whole, slot.skip, slot.axis, slot.first
+            )
+        )
+        start = end
     return Layout(header, tuple(slots), start)

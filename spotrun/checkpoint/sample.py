@@ -18,7 +18,8 @@ from spotrun.checkpoint.address import WORD_BYTES, look
 __all__ = ["SAMPLED_BYTES_MIN", "Sample", "Sampling"]
 
 SAMPLED_BYTES_MIN = 16 << 10
-_WORDS = 32  # of each tensor: a few nanoseconds each, since they are all asked for at once
+_WORDS_MIN, _WORDS_MAX = 8, 32  # of each tensor
+_WORDS = 32 << 10  # of all of them, unless that is too few: some tens of nanoseconds each, since they lie far apart
 
 
 class Sample:
@@ -55,6 +56,8 @@ class Sample:
 
     def compared(self, earlier: Sample) -> dict[str, bool]:
         """Of each tensor that is in an earlier sample too, whether it held something else then."""
+        if self._offsets.shape[1] != earlier._offsets.shape[1]:
+            return {}  # they have looked at different places
         names = list(self._rows) if self._rows == earlier._rows else [name for name in self._rows if name in earlier]
         rows, before = [self._rows[name] for name in names], [earlier._rows[name] for name in names]
         different: npt.NDArray[np.bool_] = np.any(self._words[rows] != earlier._words[before], axis=1)
@@ -72,14 +75,13 @@ class Sampling:
         """A sample of those of the tensors that are large enough and lie in the main memory, one word after the other."""
         addresses: dict[str, int] = {}
         sizes = []
+        least = max(SAMPLED_BYTES_MIN, WORD_BYTES)
         for name, tensor in tensors.items():
-            size = tensor.nbytes
-            if size < SAMPLED_BYTES_MIN or size < WORD_BYTES or not tensor.is_cpu or not tensor.is_contiguous():
-                continue
-            address = tensor.data_ptr()
-            if address % WORD_BYTES == 0:
-                addresses[name] = address
-                sizes.append(size)
+            if (size := tensor.nbytes) >= least and tensor.is_cpu and tensor.is_contiguous():
+                address = tensor.data_ptr()
+                if address % WORD_BYTES == 0:
+                    addresses[name] = address
+                    sizes.append(size)
         if sizes != self._sizes:
             self._sizes, self._offsets = sizes, _spread(sizes)
         return Sample(addresses, self._offsets)
@@ -88,4 +90,5 @@ class Sampling:
 def _spread(sizes: list[int]) -> npt.NDArray[np.int64]:
     """Where to look into tensors of these sizes in bytes: a row of offsets for each, multiples of a word."""
     words = np.asarray(sizes, np.int64) // WORD_BYTES
-    return np.arange(_WORDS, dtype=np.int64)[None, :] * (words[:, None] - 1) // (_WORDS - 1) * WORD_BYTES
+    count = min(max(_WORDS // max(len(sizes), 1), _WORDS_MIN), _WORDS_MAX)
+    return np.arange(count, dtype=np.int64)[None, :] * (words[:, None] - 1) // (count - 1) * WORD_BYTES

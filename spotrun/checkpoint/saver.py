@@ -10,8 +10,10 @@ to act on at its next boundary; nothing half-written is ever visible.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -36,6 +38,8 @@ from spotrun.job.message import Commit
 from spotrun.store import BlobRef, BlobStore, CommitEntry
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
+
+_SOON_BYTES = 8 << 20  # memory that is taken within a few milliseconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +109,11 @@ class Saver:
         """Whether a save is being written, or its outcome was not collected."""
         return self._thread is not None
 
+    @property
+    def preparing(self) -> bool:
+        """Whether memory is being taken: a save that began now would stand still for it."""
+        return self._preparing is not None and self._preparing.is_alive()
+
     def begin(self, tree: Mapping[str, Any], *, step: int, on_notice: bool,
               fingerprint: Mapping[str, str], since: float,
               steady: Callable[[Gate], Mapping[int, int]] | None = None) -> None:  # fmt: skip
@@ -120,20 +129,11 @@ class Saver:
         """
         assert not self.busy
         captured_at = self._clock.now()
-        flat = self._committer.share(flatten(tree), step=step)
-        self._await_preparation()
-        sample = self._sampling.take(flat.tensors)
-        self._still.observe(flat.tensors, sample)
-        plan = self._packing.plan(flat.tensors, apart=self._still.apart)
-        known = steady(self._gate) if steady and self._overlaps else {}
-        beside = set() if self._gate.is_recorded else _beside(flat.tensors, self._staging.transfers, known)
-        later = {name: at for name, at in _later(flat.tensors, sample, known).items() if name not in beside}
-        items = self._staging.fill(plan, flat.tensors, steady=later, beside=beside)
-        self._copying = Copying(items, sample, blobs=len(plan.layouts), target=self._staging, clock=self._clock)
-        self._gate.hold(self._copying)
+        with _uncollected():
+            document = self._stage(tree, step=step, steady=steady)
         snapshot = Snapshot(
             step=step,
-            document=flat.document,
+            document=document,
             fingerprint=fingerprint,
             metrics=unshipped(self._settings.scratch) if self._settings.in_job else (),
             captured_at=captured_at,
@@ -161,14 +161,17 @@ class Saver:
         if self._prepared or capture is None or self.busy or not self._gate.is_known:
             return
         self._prepared = True
-        flat = self._committer.share(flatten(capture()), step=None)
-        self._still.observe(flat.tensors, self._sampling.take(flat.tensors))
-        plan = self._packing.plan(flat.tensors)
+        with _uncollected():
+            flat = self._committer.share(flatten(capture()), step=None)
+            self._still.observe(flat.tensors, self._sampling.take(flat.tensors))
+            plan = self._packing.plan(flat.tensors)
         on_gpu = any(tensor.is_cuda for tensor in flat.tensors.values())
         if self._staging.size == 0 or on_gpu:
             reserve = partial(self._staging.reserve, plan.size, pinned=on_gpu)
             self._preparing = threading.Thread(target=reserve, name="spotrun-memory", daemon=False)
             self._preparing.start()
+            if plan.size <= _SOON_BYTES:
+                self._await_preparation()
 
     def settle(self) -> None:
         """The loop is about to change what a copy that is under way still reads: completes it."""
@@ -182,6 +185,23 @@ class Saver:
         self._gate.close()
         self._copying = None
         self._staging.release()
+
+    def _stage(
+        self, tree: Mapping[str, Any], *, step: int, steady: Callable[[Gate], Mapping[int, int]] | None
+    ) -> object:
+        """Copies what must be copied now, and begins to copy the rest; gives the document."""
+        flat = self._committer.share(flatten(tree), step=step)
+        self._await_preparation()
+        sample = self._sampling.take(flat.tensors)
+        self._still.observe(flat.tensors, sample)
+        plan = self._packing.plan(flat.tensors, apart=self._still.apart)
+        known = steady(self._gate) if steady and self._overlaps else {}
+        beside = set() if self._gate.is_recorded else _beside(flat.tensors, self._staging.transfers, known)
+        later = {name: at for name, at in _later(flat.tensors, sample, known).items() if name not in beside}
+        items = self._staging.fill(plan, flat.tensors, steady=later, beside=beside)
+        self._copying = Copying(items, sample, blobs=len(plan.layouts), target=self._staging, clock=self._clock)
+        self._gate.hold(self._copying)
+        return flat.document
 
     def _await_preparation(self) -> None:
         if self._preparing is not None:
@@ -228,7 +248,7 @@ class Saver:
             step=snapshot.step,
             document=snapshot.document,
             blobs=tuple(blobs),
-            tensors=plan.refs,
+            tensors=plan.refs(),
             fingerprint=snapshot.fingerprint,
             metrics=snapshot.metrics,
             captured_at=snapshot.captured_at,
@@ -259,6 +279,18 @@ def _beside(tensors: Mapping[str, torch.Tensor], transfers: Transfers, steady: M
         for name, tensor in tensors.items()
         if transfers.takes(tensor) and tensor.nbytes <= steady.get(tensor.data_ptr(), -1) and not tensor.is_inference()
     }
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's garbage collection, which takes longer than all else when its turn comes just now."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _attempt(action: Callable[[], object]) -> Exception | None:

@@ -38,7 +38,7 @@ from spotrun.checkpoint.randomness import (
     restore_global,
 )
 from spotrun.checkpoint.stored import materialized
-from spotrun.checkpoint.tensor import local_of
+from spotrun.checkpoint.tensor import PLAIN, local_of
 from spotrun.checkpoint.tree import flatten
 from spotrun.errors import CheckpointError, NotCapturable
 
@@ -108,11 +108,12 @@ class Components:
             if buffer.layout is torch.strided
         }
         least = sample.SAMPLED_BYTES_MIN
+        local = [tensor if type(tensor) in PLAIN else local_of(tensor) for tensor in tensors]
+        large = [(tensor, size) for tensor in local if (size := tensor.nbytes) >= least]
         return {
-            tensor.data_ptr(): tensor.nbytes
-            for tensor in map(local_of, tensors)
-            if tensor.nbytes >= least
-            and (tensor.is_cpu or tensor.is_cuda)
+            tensor.data_ptr(): size
+            for tensor, size in large
+            if (tensor.is_cpu or tensor.is_cuda)
             and tensor.layout is torch.strided
             and not tensor.is_inference()  # those count no changes
             and (not changing or tensor.untyped_storage().data_ptr() not in changing)

@@ -113,9 +113,12 @@ def check_plain(tensor: torch.Tensor, path: str) -> None:
     Raises:
         NotCapturable: a tensor subclass, or a sparse, quantized, nested or meta tensor.
     """
+    strided = tensor.layout is torch.strided and not tensor.is_nested
+    if strided and tensor.dtype in _SAVED and type(tensor) in PLAIN and not tensor.is_meta:
+        return
     if type(tensor) not in PLAIN:
         raise NotCapturable(path, f"a {type(tensor).__qualname__}", "Only plain tensors are saved in this version.")
-    if tensor.layout is not torch.strided or tensor.is_nested:
+    if not strided:
         raise NotCapturable(path, f"a tensor of layout {tensor.layout}", "Make it dense (`.to_dense()`).")
     if tensor.is_quantized:
         raise NotCapturable(path, "a quantized tensor", "Save its int_repr() and its scales instead.")

@@ -78,8 +78,9 @@ def unflatten(document: Any, tensor: Callable[[str], torch.Tensor | StoredTensor
 class _Flattening:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     shards: dict[str, Shard] = field(default_factory=dict)
-    names: dict[int, list[tuple[torch.Tensor, str]]] = field(default_factory=dict)  # by the address of their memory
-    kept: list[object] = field(default_factory=list)  # keeps what `names` knows by address alive
+    names: dict[int, str] = field(default_factory=dict)  # the first tensor at an address
+    alike: dict[int, list[str]] = field(default_factory=dict)  # others that begin there and have another form
+    kept: list[object] = field(default_factory=list)  # keeps what is known by address alive
     open: set[int] = field(default_factory=set)
 
     def node(self, value: Any, path: str) -> Any:
@@ -140,18 +141,29 @@ class _Flattening:
             value = value if shard is None else local_of(value)
         check_plain(value, path)
         # Tied parameters, and views of the same memory of the same form, are stored once.
-        known = self.names.setdefault(value.data_ptr() if value.numel() else id(whole), [])
-        name = next((name for tensor, name in known if _is_alike(tensor, value)), None) if known else None
+        address = value.data_ptr() if value.numel() else id(whole)
+        name = self.names.get(address)
         if name is None:
-            name = self.add(path, value.detach())
-            known.append((value, name))
-            self.kept.append(whole)
-            if shard is not None:
-                self.shards[name] = shard
+            name = self.names[address] = self.new(whole, value, shard, path)
+        elif not _is_alike(self.tensors[name], value):
+            others = self.alike.setdefault(address, [])
+            found = next((other for other in others if _is_alike(self.tensors[other], value)), None)
+            if found is None:
+                found = self.new(whole, value, shard, path)
+                others.append(found)
+            name = found
         node = {"$": "tensor", "name": name}
         if not value.is_cpu:
             node["device"] = str(value.device)
         return node
+
+    def new(self, whole: torch.Tensor, value: torch.Tensor, shard: Shard | None, path: str) -> str:
+        """The name of a tensor that is met for the first time."""
+        name = self.add(path, value.detach())
+        self.kept.append(whole)
+        if shard is not None:
+            self.shards[name] = shard
+        return name
 
     def add(self, path: str, tensor: torch.Tensor) -> str:
         name = path if len(path) <= _NAME_LENGTH_MAX else f"{path[:900]}...{len(self.tensors)}"
