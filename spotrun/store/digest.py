@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-__all__ = ["Part", "digest_of", "size_of", "views_of"]
+__all__ = ["Part", "digest_of", "scatter", "size_of", "views_of"]
 
 Part = bytes | memoryview
 
@@ -40,3 +40,13 @@ def digest_of(parts: Sequence[Part], *, threads: int | None = None) -> str:
     for view in views_of(parts):
         digest.update(view)
     return digest.hexdigest()
+
+
+def scatter(data: bytes, memories: Sequence[memoryview]) -> int:
+    """Copies `data` into writable memories, one after the other; tells how many bytes there were room for."""
+    view, filled = memoryview(data), 0
+    for memory in views_of(memories):
+        piece = view[filled : filled + len(memory)]
+        memory[: len(piece)] = piece
+        filled += len(piece)
+    return filled

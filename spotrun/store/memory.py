@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from spotrun.errors import StoreMissing
-from spotrun.store.digest import Part, size_of, views_of
+from spotrun.store.digest import Part, scatter, size_of
 from spotrun.store.key import checked
 
 __all__ = ["MemoryStore"]
@@ -31,13 +31,7 @@ class MemoryStore:
 
     def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
         """See `BlobStore.read_into`."""
-        data = memoryview(self.read(key, start, start + size_of(memories)))
-        filled = 0
-        for memory in views_of(memories):
-            piece = data[filled : filled + len(memory)]
-            memory[: len(piece)] = piece
-            filled += len(piece)
-        return filled
+        return scatter(self.read(key, start, start + size_of(memories)), memories)
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""

@@ -20,7 +20,7 @@ import fsspec
 from aiobotocore.session import AioSession
 
 from spotrun.errors import SpecError, StoreMissing
-from spotrun.store.digest import Part, size_of, views_of
+from spotrun.store.digest import Part, scatter, size_of
 from spotrun.store.fault import BeyondEnd, Taken, has_expired, translated
 from spotrun.store.key import checked
 from spotrun.store.option import StoreOptions
@@ -141,13 +141,7 @@ class FsspecStore:
         """See `BlobStore.read_into`."""
         if self._blobs:
             return self._blobs.read_into(checked(key), start, memories)
-        data = memoryview(self.read(key, start, start + size_of(memories)))
-        filled = 0
-        for memory in views_of(memories):
-            piece = data[filled : filled + len(memory)]
-            memory[: len(piece)] = piece
-            filled += len(piece)
-        return filled
+        return scatter(self.read(key, start, start + size_of(memories)), memories)
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """See `BlobStore.write`."""
