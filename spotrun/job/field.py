@@ -21,7 +21,9 @@ from spotrun.units import parse_duration, write_duration
 
 __all__ = [
     "Accelerator",
+    "CacheFolders",
     "CommandLine",
+    "Commands",
     "Duration",
     "Environment",
     "FolderPath",
@@ -214,6 +216,29 @@ def _folder_path(value: object) -> object:
     return "/".join(parts)
 
 
+def _cache_folders(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise wrong(f"must be a list of folders, not {shown(value)}")
+    folders = []
+    for folder in value:
+        text = str(_filled(folder))
+        parts = [part for part in text.split("/") if part not in {"", "."}]
+        if text.startswith("/") or ".." in parts or "://" in text or (text.startswith("~") and parts[0] != "~"):
+            raise wrong(
+                f"{shown(text)} is neither below the working directory nor below ~/; write it like ~/.cache/pip"
+            )
+        if not parts or parts == ["~"] or parts[0] == ".spotrun":
+            raise wrong(f"{shown(text)} is no folder of its own; write it like ~/.cache/pip")
+        folders.append("/".join(parts))
+    return _distinct(tuple(folders))
+
+
+def _commands(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise wrong(f"must be a list of commands, not {shown(value)}; write it in brackets, like [a, b]")
+    return tuple(_command(command) for command in value)
+
+
 def _patterns(value: object) -> object:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
@@ -314,6 +339,8 @@ Name = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"}),
 ]
 CommandLine = Annotated[str | tuple[str, ...], BeforeValidator(_command)]
+Commands = Annotated[tuple[str | tuple[str, ...], ...], BeforeValidator(_commands)]
+CacheFolders = Annotated[tuple[str, ...], BeforeValidator(_cache_folders)]
 Accelerator = Annotated[
     str,
     BeforeValidator(_matching(_ACCELERATOR, "is no accelerator; write its name and count, like A10G:1")),

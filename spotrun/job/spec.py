@@ -13,9 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from spotrun.job.checkpoint import Best, Checkpoint, Folder, Keep, Options, Signing
+from spotrun.job.code import Code
+from spotrun.job.ec2 import Ec2, Rebalance
+from spotrun.job.elsewhere import refuse_on_ec2
 from spotrun.job.field import (
     Accelerator,
+    CacheFolders,
     CommandLine,
+    Commands,
     Duration,
     Environment,
     Inputs,
@@ -37,6 +42,8 @@ __all__ = [
     "MAX_RUN_WITHOUT_CHECKPOINT",
     "Best",
     "Checkpoint",
+    "Code",
+    "Ec2",
     "Folder",
     "GeneratorMarket",
     "JobSpec",
@@ -45,6 +52,7 @@ __all__ = [
     "LocalMarket",
     "OnShortage",
     "Options",
+    "Rebalance",
     "Resources",
     "Signing",
     "TraceMarket",
@@ -230,8 +238,20 @@ class JobSpec(Section):
     environment: Environment = Field(default_factory=dict)
     """Variable -> value for the command. No secrets: the journal keeps them."""
 
-    provider: Literal["local"] = "local"
-    """Whose capacity to use."""
+    setup: Commands = ()
+    """Commands that run once for each attempt before the command, like it without a shell."""
+
+    cache: CacheFolders = ()
+    """Folders below the working directory or `~/` that are kept in the store from one attempt to the next."""
+
+    code: Code = Code()
+    """What is brought to a machine that is not this one: the working directory, or a commit of a git repository."""
+
+    provider: Literal["local", "ec2"] = "local"
+    """Whose capacity to use: this computer's, or that of an AWS account."""
+
+    ec2: Ec2 = Ec2()
+    """The EC2 provider: how machines are made in the user's AWS account."""
 
     local: LocalMarket = LocalMarket()
     """The local provider: real processes on this machine under a simulated market."""
@@ -240,6 +260,8 @@ class JobSpec(Section):
     def _agree(self) -> JobSpec:
         if self.provider == "local" and self.resources.nodes != 1:
             raise wrong(f"must be 1 with the local provider, not {self.resources.nodes}", field="resources.nodes")
+        if self.provider == "ec2":
+            refuse_on_ec2(self)
         if self.checkpoint is None:
             self._bound_without_checkpoint()
         return self

@@ -45,6 +45,8 @@ def connect(
     """
     check_job_id(job_id)
     _refuse_memory(spec)
+    if spec.provider == "ec2":
+        raise SpecError("provider: ec2 cannot be launched by this version; its job files are read and checked only")
     types = _instance_types(spec.resources)
     market = open_market(
         _market_config(spec.local.market, workdir or Path()),

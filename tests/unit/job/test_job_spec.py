@@ -15,6 +15,8 @@ import yaml
 from spotrun.errors import SpecError
 from spotrun.job import (
     Best,
+    Code,
+    Ec2,
     Folder,
     GeneratorMarket,
     JobSpec,
@@ -162,7 +164,53 @@ BAD: list[tuple[str, str, str]] = [
     ("environment", "{SPOTRUN_JOB_ID: y}", "SPOTRUN_JOB_ID is set by spotrun itself"),
     ("environment", "hunter2", "must be a mapping of names to values, not that"),
     ("environment.TOKEN", "{TOKEN: [hunter2]}", "must be text; put it in quotes"),
-    ("provider", "ec2", "must be local, not 'ec2'"),
+    ("setup", "make", "must be a list of commands, not 'make'; write it in brackets, like [a, b]"),
+    ("setup", "[[]]", "must name a program to run"),
+    ("cache", "~/.cache", "must be a list of folders, not '~/.cache'"),
+    (
+        "cache",
+        "[/etc]",
+        "'/etc' is neither below the working directory nor below ~/; write it like ~/.cache/pip",
+    ),
+    ("cache", "[~/]", "'~/' is no folder of its own; write it like ~/.cache/pip"),
+    ("cache", "[a, ./a]", "names a twice"),
+    ("code", "main", "must be a mapping of names to values, not 'main'"),
+    ("code.git", "ext::sh", "'ext::sh' is no repository; write its https:// or ssh:// URL"),
+    (
+        "code.git",
+        "https://me:hunter2@h/r",
+        "holds credentials, which the job's journal would keep; let the machine read the repository without",
+    ),
+    (
+        "code.commit",
+        "main",
+        (
+            "'main' is no commit; write all of its 40 hexadecimal digits, as `git rev-parse HEAD` prints them: a branch "
+            "would move between two attempts"
+        ),
+    ),
+    ("code.max_mb", "0", "must be at least 1, not '0'"),
+    ("provider", "ec3", "must be local or ec2, not 'ec3'"),
+    ("ec2", "fast", "must be a mapping of names to values, not 'fast'"),
+    (
+        "ec2.image",
+        "ubuntu",
+        (
+            "'ubuntu' is no image; write an id like ami-0abc1234, ssm:/path of a parameter, or name:pattern, of another "
+            "owner's images name:pattern@owner"
+        ),
+    ),
+    ("ec2.disk", "4", "must be at least 8, not '4'"),
+    ("ec2.kms_key", "a b", "'a b' is no KMS key; write its id, ARN or alias/name"),
+    ("ec2.subnets.0", "[vpc-1]", "'vpc-1' is no subnet; write it like subnet-0abc1234"),
+    ("ec2.subnets", "[subnet-0abc1234, subnet-0abc1234]", "names subnet-0abc1234 twice"),
+    ("ec2.security_groups.0", "[web]", "'web' is no security group; write it like sg-0abc1234"),
+    ("ec2.security_groups", "{}", "must be a list, not {}; write it in brackets, like [a, b]"),
+    ("ec2.instance_profile", "a b", "'a b' is no name of an instance profile"),
+    ("ec2.key_name", "''", "'' is no name of a key pair"),
+    ("ec2.docker", "-v", "'-v' is no container image; write it like repository/name:tag"),
+    ("ec2.rebalance", "flee", "must be ignore, save or move, not 'flee'"),
+    ("ec2.queue", "a/b", "'a/b' is no name of a queue"),
     ("local", "fast", "must be a mapping of names to values, not 'fast'"),
     ("local.time_scale", "0", "must be more than 0, not '0'"),
     ("local.time_scale", "-1", "must be more than 0, not '-1'"),
@@ -238,6 +286,8 @@ def fields(model: type[Any] = JobSpec, prefix: str = "") -> Iterator[str]:
         "checkpoint.signing": (Signing,),
         "checkpoint.options": (Options,),
         "checkpoint.folder": (Folder,),
+        "code": (Code,),
+        "ec2": (Ec2,),
         "local": (LocalMarket,),
         "local.market": (GeneratorMarket, TraceMarket),
     }
@@ -263,6 +313,46 @@ CROSS: dict[str, tuple[str, str]] = {
             "checkpoint: is missing, and limits.max_run is 1h1m; a spot job that saves nothing starts over at each "
             "interruption and may never end: add checkpoint.uri, or set limits.max_run to at most 1h"
         ),
+    ),
+    "a repository without a commit": (
+        "code: {git: 'https://h/r'}",
+        "code.commit: is missing beside git: both together say what runs",
+    ),
+    "EC2 without a checkpoint": (
+        "provider: ec2",
+        (
+            "checkpoint: is missing; an instance is lost with its disk, and its work must be somewhere else: add "
+            "checkpoint.uri, like s3://bucket/runs"
+        ),
+    ),
+    "EC2 with checkpoints on this computer": (
+        "provider: ec2\ncheckpoint: {uri: ./runs}",
+        (
+            "checkpoint.uri: must be on s3:// with provider: ec2, not './runs': it is where this computer and the "
+            "instances meet"
+        ),
+    ),
+    "EC2 with an input on this computer": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs}\ninputs: {data: ~/data}",
+        (
+            "inputs.data: '~/data' is on this computer, which an instance does not see; give a URL like "
+            "s3://bucket/data, or a path inside of the working directory"
+        ),
+    ),
+    "EC2 with a profile of this computer": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs, options: {profile: lab}}",
+        (
+            "checkpoint.options.profile: is a profile of this computer, and instances have the role of "
+            "ec2.instance_profile; set AWS_PROFILE here instead"
+        ),
+    ),
+    "EC2 with a key of this computer": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs, signing: {key_env: KEY}}",
+        "checkpoint.signing: must be by a kms key with provider: ec2: other keys are not on the instance",
+    ),
+    "EC2 with several machines": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs}\nresources: {nodes: 2}",
+        "resources.nodes: must be 1, not 2: jobs on several machines come later",
     ),
     "an unknown name like a known one": ("limits: {max_runn: 2h}", "limits.max_runn: unknown; did you mean max_run?"),
     "an unknown name like none": (
