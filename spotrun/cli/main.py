@@ -13,6 +13,7 @@ from spotrun.cli import (
     controller,
     demo,
     events,
+    iam,
     launch,
     logs,
     prove,
@@ -61,6 +62,7 @@ app.command("stop")(stop.stop)
 app.command("report")(report.report)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("prove")(prove.prove)
+app.add_typer(iam.app, name="iam")
 app.command("schema")(schema.schema)
 app.command("controller")(controller.controller)
 app.command("demo")(demo.demo)
