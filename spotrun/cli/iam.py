@@ -23,11 +23,8 @@ _Prefix = Annotated[
     str | None,
     typer.Option("--prefix", help="Where in the bucket the runs lie; '' for all of it.", show_default="runs"),
 ]
-_Key = Annotated[str, typer.Option("--kms-key", help="ARN of the key that encrypts the bucket or the disks.")]
-_Role = Annotated[str, typer.Option("--role", help="Name of the instance's role.")]
+_Key = Annotated[str, typer.Option("--kms-key", help="ARN of the key that encrypts the runs.")]
 _Partition = Annotated[str, typer.Option("--partition", help="aws, aws-cn or aws-us-gov.")]
-
-_ROLE = "spotrun-instance"
 
 
 @app.command("controller")
@@ -36,8 +33,13 @@ def controller(
     bucket: _Bucket = "",
     prefix: _Prefix = None,
     kms_key: _Key = "",
-    role: _Role = _ROLE,
-    queue: Annotated[str, typer.Option("--queue", help="Name of the queue for notices.")] = "spotrun-notices",
+    disk_key: Annotated[str, typer.Option("--disk-key", help="ARN of the key that encrypts the disks.")] = "",
+    role: Annotated[
+        str, typer.Option("--role", help="Name of the instance's role.", show_default="spotrun-instance")
+    ] = "",
+    queue: Annotated[
+        str, typer.Option("--queue", help="Name of the queue for notices.", show_default="spotrun-notices")
+    ] = "",
     partition: _Partition = "aws",
 ) -> None:
     """For whoever runs `spotrun launch`: creates and ends only machines that carry the tag spotrun:managed."""
@@ -46,7 +48,8 @@ def controller(
     from spotrun.providers.ec2.policy_document import controller_policy
 
     scope = scope_of(job_file, bucket=bucket, prefix=prefix, kms_key=kms_key, partition=partition)
-    _print(controller_policy(replace(scope, role=role, queue=queue)))
+    chosen = replace(scope, role=role or scope.role, queue=queue or scope.queue, disk_key=disk_key or scope.disk_key)
+    _print(controller_policy(chosen))
 
 
 @app.command("instance")

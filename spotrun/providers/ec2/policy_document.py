@@ -95,7 +95,7 @@ class Scope:
     Attributes:
         bucket, prefix: where the runs lie; an empty prefix is the whole bucket.
         reads: `s3://` URLs of inputs, which the instance may read and not write.
-        kms_key: ARN or id of the key that encrypts the bucket or the disks, if one of the user's own does.
+        kms_key, disk_key: ARN or id of the keys that encrypt the runs and the disks, where these are the user's own.
         role, queue: names of the instance's role and of the queue for notices.
         images: ARNs of ECR repositories that the instance may pull from.
         partition: `aws`, `aws-cn` or `aws-us-gov`.
@@ -105,6 +105,7 @@ class Scope:
     prefix: str = DEFAULT_PREFIX
     reads: tuple[str, ...] = ()
     kms_key: str | None = None
+    disk_key: str | None = None
     role: str = INSTANCE_ROLE
     queue: str = NOTICE_QUEUE
     images: tuple[str, ...] = ()
@@ -122,13 +123,8 @@ class Scope:
             )
         for url in self.reads:
             split_s3(url)
-        if self.kms_key and not self.kms_key.startswith("arn:"):
-            if self.kms_key.startswith("alias/"):
-                raise SpecError(
-                    f"{self.kms_key} is an alias, and policies take only keys: give the key's ARN (--kms-key)"
-                )
-            key = f"arn:{self.partition}:kms:*:*:key/{self.kms_key}"
-            object.__setattr__(self, "kms_key", key)
+        object.__setattr__(self, "kms_key", _key_arn(self.kms_key, self.partition))
+        object.__setattr__(self, "disk_key", _key_arn(self.disk_key, self.partition))
 
 
 def check_partition(partition: str) -> None:
@@ -155,6 +151,9 @@ def scope_of_job(spec: JobSpec, *, partition: str = "aws") -> Scope:
         prefix=prefix,
         reads=tuple(url for url in spec.inputs.values() if url.startswith(("s3://", "s3a://"))),
         kms_key=spec.checkpoint.options.kms_key,
+        disk_key=spec.ec2.kms_key,
+        role=spec.ec2.instance_profile,
+        queue=spec.ec2.queue or NOTICE_QUEUE,
         partition=partition,
     )
 
@@ -173,7 +172,7 @@ def split_s3(url: str) -> tuple[str, str]:
 
 def controller_policy(scope: Scope) -> PolicyDocument:
     """For whoever runs the controller and `spotrun doctor` (without --fix), `reap` and `prices`."""
-    return _document([*_looking(scope), *_launching(scope), *_ending(scope), *_keeping(scope), *_disk_key(scope)])
+    return _document([*_looking(scope), *_launching(scope), *_ending(scope), *_keeping(scope), *_keys(scope)])
 
 
 def instance_policy(scope: Scope) -> PolicyDocument:
@@ -195,7 +194,7 @@ def instance_policy(scope: Scope) -> PolicyDocument:
             for number, (bucket, prefix) in enumerate(sorted(set(_reads(scope))), start=1)
         ]
     if scope.kms_key:
-        statements.append(_allow("UseTheBucketsKey", ("kms:Decrypt", "kms:GenerateDataKey"), scope.kms_key))
+        statements.append(_allow("UseTheKeyOfRuns", ("kms:Decrypt", "kms:GenerateDataKey"), scope.kms_key))
     if scope.images:
         statements.append(_allow("SignInToImages", ("ecr:GetAuthorizationToken",), "*"))
         pull = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
@@ -322,16 +321,29 @@ def _runs(scope: Scope) -> list[_Statement]:
     ]
 
 
-def _disk_key(scope: Scope) -> list[_Statement]:
-    """What EC2 needs of whoever launches a machine whose disk is encrypted with a key of the user's own."""
-    if not scope.kms_key:
-        return []
-    actions = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext")
-    grants: _Statement = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
-    return [
-        _allow("UseTheKey", actions, scope.kms_key),
-        _allow("LendTheKeyToDisks", ("kms:CreateGrant",), scope.kms_key, when=grants),
-    ]
+def _keys(scope: Scope) -> list[_Statement]:
+    """The key of the runs; and what EC2 needs of whoever launches a machine whose disk has a key of the user's own."""
+    statements = []
+    if scope.kms_key:
+        statements.append(_allow("UseTheKeyOfRuns", ("kms:Decrypt", "kms:GenerateDataKey"), scope.kms_key))
+    if scope.disk_key:
+        actions = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom")
+        lent: _Statement = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+        statements += [
+            _allow("UseTheKeyOfDisks", (*actions, "kms:ReEncryptTo"), scope.disk_key),
+            _allow("LendTheKeyToDisks", ("kms:CreateGrant",), scope.disk_key, when=lent),
+        ]
+    return statements
+
+
+def _key_arn(key: str | None, partition: str) -> str | None:
+    if not key or key.startswith("arn:"):
+        if key and ":alias/" in key:
+            raise SpecError(f"{key} is an alias, which no policy takes: give the key's own ARN")
+        return key or None
+    if key.startswith("alias/"):
+        raise SpecError(f"{key} is an alias, which no policy takes: give the key's own ARN")
+    return f"arn:{partition}:kms:*:*:key/{key}"
 
 
 def _reads(scope: Scope) -> list[tuple[str, str]]:

@@ -147,12 +147,12 @@ def test_a_key_of_ones_own_is_used_and_lent_to_disks_only() -> None:
     """An id becomes an ARN; an alias cannot stand in a policy."""
     key = "arn:aws:kms:us-west-2:1:key/k"
     assert allowed(instance_policy(Scope(bucket="my-bucket", kms_key=key)), "kms:GenerateDataKey", key)
-    controller = controller_policy(Scope(bucket="my-bucket", kms_key="k"))
+    controller = controller_policy(Scope(bucket="my-bucket", disk_key="k"))
     assert allowed(controller, "kms:Decrypt", key)
     assert allowed(controller, "kms:CreateGrant", key, {"kms:GrantIsForAWSResource": "true"})
     assert not allowed(controller, "kms:CreateGrant", key)
     with pytest.raises(SpecError, match="alias"):
-        Scope(bucket="my-bucket", kms_key="alias/mine")
+        Scope(bucket="my-bucket", disk_key="alias/mine")
 
 
 def test_images_are_pulled_from_the_named_repository_only() -> None:
@@ -200,10 +200,13 @@ def test_a_job_file_says_bucket_prefix_inputs_and_key() -> None:
             "command": "python train.py",
             "checkpoint": {"uri": "s3://my-bucket/team/runs/", "options": {"sse": "aws:kms", "kms_key": key}},
             "inputs": {"train": "s3://data/train/", "here": "./local"},
+            "ec2": {"instance_profile": "mine", "queue": "news"},
         }
     )
     scope = scope_of_job(spec)
-    assert scope == Scope(bucket="my-bucket", prefix="team/runs", reads=("s3://data/train/",), kms_key=key)
+    assert scope == Scope(
+        bucket="my-bucket", prefix="team/runs", reads=("s3://data/train/",), kms_key=key, role="mine", queue="news"
+    )
 
 
 @pytest.mark.parametrize(
