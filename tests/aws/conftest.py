@@ -1,0 +1,49 @@
+"""The small AWS as fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from .world import World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """An empty AWS account on loopback."""
+    made = World()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def clients(world: World) -> Iterator[Callable[..., Any]]:
+    """Makes boto3 clients of the world: `clients("ec2", region="us-west-2")`. They try once."""
+    made = []
+
+    def client(service: str, *, region: str = "us-east-1", **more: Any) -> Any:
+        more.setdefault("config", boto3.session.Config(retries={"total_max_attempts": 1, "mode": "standard"}))
+        keys = {
+            "aws_access_key_id": "AKIATESTOFTHEWORLD00",
+            "aws_secret_access_key": "secret",
+            "endpoint_url": world.url,
+            "region_name": region,
+        }
+        made.append(boto3.client(service, **{**keys, **more}))
+        return made[-1]
+
+    yield client
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def bucket(clients: Callable[..., Any]) -> str:
+    """A bucket of the world."""
+    clients("s3").create_bucket(Bucket="runs")
+    return "runs"
