@@ -49,7 +49,10 @@ def submit_job(journal: Journal, spec: JobSpec, *, outside: Outside, console: Co
     """Submits from the present directory and says so."""
     from spotrun.controller import submit
 
-    job_id = submit(journal, spec, Path.cwd(), outside=outside, submitted_by="spotrun")
+    def warn(sentence: str) -> None:
+        console.print(sentence, style="yellow", markup=False, highlight=False)
+
+    job_id = submit(journal, spec, Path.cwd(), outside=outside, submitted_by="spotrun", warn=warn)
     console.print(f"submitted [bold]{job_id}[/bold]", highlight=False)
     return job_id
 

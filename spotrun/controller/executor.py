@@ -31,6 +31,7 @@ from spotrun.job import (
     Terminate,
 )
 from spotrun.job import control as wanted_control
+from spotrun.job.machine import BUNDLE_VARIABLE
 from spotrun.providers.provider import LaunchRequest, Provider
 
 __all__ = ["Executor", "Stage"]
@@ -44,7 +45,8 @@ class Stage:
     mailbox: Mailbox
     clock: JobClock
     uri: str  # the root below which the job has its place
-    workdir: str  # where the command runs
+    workdir: str  # where the command runs, on this computer
+    bundle: str = ""  # what was left in the job's place for other machines, as JSON
 
 
 class Executor:
@@ -138,6 +140,8 @@ class Executor:
             "SPOTRUN_WORKDIR": self._stage.workdir,
             "SPOTRUN_LEASE_S": f"{self._life.total_seconds():g}",
         }
+        if self._stage.bundle:
+            environment[BUNDLE_VARIABLE] = self._stage.bundle
         market = job.spec.local.market
         if job.spec.provider == "local" and isinstance(market, GeneratorMarket) and attempt.market == "spot":
             environment["SPOTRUN_MTBI_S"] = f"{market.mean_up.total_seconds():g}"

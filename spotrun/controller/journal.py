@@ -11,12 +11,13 @@ and body, so that what is read back is what was written, or an error.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
@@ -85,12 +86,30 @@ class Journal:
         check_version(version, self.where)
 
     def submit(
-        self, spec: JobSpec, *, at: datetime, chance: random.Random, workdir: str = "", submitted_by: str = ""
+        self,
+        spec: JobSpec,
+        *,
+        at: datetime,
+        chance: random.Random,
+        workdir: str = "",
+        submitted_by: str = "",
+        furnish: Callable[[str], dict[str, Any] | None] = lambda _: None,
     ) -> str:
-        """Journals a new job and returns its id: the spec's name, a dash and a few characters of chance."""
+        """Journals a new job and returns its id: the spec's name, a dash and a few characters of chance.
+
+        Args:
+            furnish: called with the id before it is journaled, to make the job's place ready; gives the bundle left there.
+        """
         for _ in range(SUBMIT_TRIES):
             job_id = f"{spec.name}-" + "".join(chance.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
-            submitted = Submitted(at=at, job_id=job_id, spec=spec.to_json(), submitted_by=submitted_by, workdir=workdir)
+            submitted = Submitted(
+                at=at,
+                job_id=job_id,
+                spec=spec.to_json(),
+                submitted_by=submitted_by,
+                workdir=workdir,
+                bundle=furnish(job_id),
+            )
             try:
                 self.append(job_id, 0, submitted)
             except JournalConflict:

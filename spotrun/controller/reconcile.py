@@ -10,6 +10,7 @@ honours its limits, a job whose provider is down still renews its leases.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ class Reconciler:
         self._loaded: Job | None = None
         self._job_clock: JobClock | None = None
         self._workdir = ""
+        self._bundle = ""
         self._has_turned = False
         self._connected: _Connected | None = None
         self._instances: Sequence[Instance] | None = None  # None: the provider could not be asked
@@ -111,6 +113,7 @@ class Reconciler:
             self.seq = recorded.seq
             if isinstance(recorded.event, Submitted):
                 self._workdir = recorded.event.workdir
+                self._bundle = json.dumps(recorded.event.bundle) if recorded.event.bundle else ""
                 self._job_clock = self._outside.job_clock(self.job.spec, self.job.submitted_at)
 
     def turn(self) -> float:
@@ -148,6 +151,7 @@ class Reconciler:
             clock=self._clock,
             uri=checkpoint_uri(job.spec, outside.home),
             workdir=self._workdir,
+            bundle=self._bundle,
         )
         return _Connected(stage, lease=self._lease, outside=outside, timing=self._timing)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from spotrun.agent.folder.place import folder_fault
-from spotrun.controller.address import checkpoint_uri, open_at
+from spotrun.controller.address import checkpoint_uri, open_at, place_uri
+from spotrun.controller.bundle import Baggage, packed
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
 from spotrun.errors import SpecError, StoreError, StoreMissing
@@ -19,7 +22,15 @@ __all__ = ["submit"]
 PROBE_KEY = "spotrun-write-probe"  # beside the jobs' places; removed at once
 
 
-def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, submitted_by: str = "") -> str:
+def submit(
+    journal: Journal,
+    spec: JobSpec,
+    workdir: Path,
+    *,
+    outside: Outside,
+    submitted_by: str = "",
+    warn: Callable[[str], None] = lambda _: None,
+) -> str:
     """Journals a new job and returns its id. A controller takes it up from there.
 
     Args:
@@ -28,20 +39,30 @@ def submit(journal: Journal, spec: JobSpec, workdir: Path, *, outside: Outside, 
         workdir: the directory in which its command is to run; the spec's relative paths start there.
         outside: for the store and the provider that the job will use.
         submitted_by: who, for the record.
+        warn: is told what is not brought to the machines, and why, in sentences.
 
     Raises:
-        SpecError: the script or an input is missing, the store cannot be written, or the provider cannot give what is asked for.
-            Nothing was submitted.
+        SpecError: the script or an input is missing, the code is too large, the store cannot be written, or the provider
+            cannot give what is asked for. Nothing was submitted.
     """
     workdir = workdir.absolute()
     spec = _anchored(spec, workdir)
-    _check_script(spec, workdir)
-    _check_inputs(spec, workdir)
+    if spec.code.git is None:
+        _check_script(spec, workdir)
+        _check_inputs(spec, workdir)
     _check_folder(spec, workdir, outside.home)
     at = outside.wall.now()
     _check_provider(spec, at, workdir, outside)
     _check_store(spec, outside)
-    return journal.submit(spec, at=at, chance=outside.chance, workdir=str(workdir), submitted_by=submitted_by)
+    with packed(spec, workdir, warn=warn) as baggage:
+        return journal.submit(
+            spec,
+            at=at,
+            chance=outside.chance,
+            workdir=str(workdir),
+            submitted_by=submitted_by,
+            furnish=lambda job_id: _furnish(spec, job_id, baggage, outside),
+        )
 
 
 def _anchored(spec: JobSpec, workdir: Path) -> JobSpec:
@@ -90,6 +111,18 @@ def _check_provider(spec: JobSpec, at: datetime, workdir: Path, outside: Outside
     """The provider is opened as the controller will do it: what it refuses, no machine could mend."""
     clock = outside.job_clock(spec, at)
     outside.connect(spec, job_id=f"{spec.name}-probe", submitted_at=at, clock=clock, workdir=workdir)
+
+
+def _furnish(spec: JobSpec, job_id: str, baggage: Baggage | None, outside: Outside) -> dict[str, Any] | None:
+    """Leaves in the job's place what its machines will fetch."""
+    if baggage is None:
+        return None
+    place = place_uri(spec, job_id, outside.home)
+    try:
+        baggage.leave(open_at(place, spec, outside.open_store))
+    except StoreError as error:
+        raise SpecError(f"code: it could not be brought to {place}: {error}. Nothing was submitted") from error
+    return baggage.bundle.model_dump(mode="json", exclude_none=True)
 
 
 def _check_store(spec: JobSpec, outside: Outside) -> None:

@@ -63,13 +63,15 @@ class EndReason(str, Enum):
 
 @_frozen
 class Submitted:
-    """The user handed in a job from the directory `workdir`. `spec` is the validated spec in its JSON form."""
+    """The user handed in a job from the directory `workdir`. `spec` is the validated spec in its JSON form, `bundle` what
+    was left in the job's place for machines that are not this computer, as `spotrun.job.machine.Bundle` in JSON form."""
 
     at: datetime
     job_id: str
     spec: dict[str, Any]
     submitted_by: str = ""
     workdir: str = ""
+    bundle: dict[str, Any] | None = None
     kind: Literal["submitted"] = "submitted"
 
 
