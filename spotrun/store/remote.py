@@ -1,7 +1,8 @@
 """Objects behind an fsspec file system: S3, this process's memory, and whatever else fsspec reaches.
 
 Nothing is cached: what a listing or a read returns is what the service says now. Requests are made once; trying again
-is `RetryingStore`'s business. Blobs of S3 take a faster way, `spotrun.store.s3`, past the file system.
+is `RetryingStore`'s business. On S3 all that a training asks for takes a faster way, `spotrun.store.s3`, past the file
+system, which is made when somebody asks for dates: making s3fs and its event loop takes as long as a small resume.
 
 S3 and memory create an object only if it is absent, in one step, which keeps two attempts apart; `Lineage.claim` checks
 that the server keeps that promise. Of other file systems nothing of the kind is known: there it is a look and then a
@@ -11,13 +12,13 @@ write, `exclusive` is False, and a warning says what that means.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import fsspec
-from aiobotocore.session import AioSession
 
 from spotrun.errors import SpecError, StoreMissing
 from spotrun.store.digest import Part, scatter, size_of
@@ -45,8 +46,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         },
     },
 }
-_RANGE_FROM_BYTES = 1 << 20  # of which a read takes the fast way; below, what a request costs in all counts more
 _CREATE_LOCK = threading.Lock()  # the memory of a process is one, and creation there takes two steps
+_ARN = re.compile(  # of an access point or of a bucket on an outpost, which hold slashes of their own
+    r"(arn:aws[^/]*:s3(?:-outposts)?:[a-z0-9-]*:\d{12}:"
+    r"(?:outpost[/:][\w-]+[/:](?:bucket|accesspoint)[/:][\w-]+|accesspoint[/:][^/]+))[/:]?(.*)",
+    re.ASCII,
+)
 _READ_ONLY = {"http", "https", "data", "zip", "tar", "libarchive", "git", "github", "gist", "reference", "hf-mount",
               "cached", "blockcache", "filecache", "simplecache", "dir", "async_wrapper", "generic"}  # fmt: skip
 
@@ -69,22 +74,24 @@ class FsspecStore:
         options = options or StoreOptions()
         options.check(uri, scheme)
         self._pid = 0
+        self._blobs: S3Blobs | None = None
+        if scheme == "s3":
+            self._root = uri.partition("://")[2].rstrip("/")
+            if self._root[:1] in {"", "/"}:
+                raise SpecError(f"{uri!r} names no bucket; write s3://bucket/path")
+            arn = _ARN.fullmatch(self._root)
+            bucket, root = arn.groups() if arn else self._root.partition("/")[::2]
+            self._blobs = S3Blobs(bucket, root, uri=uri, options=options, limits=limits, crc64=crc64nvme())
         try:
             given = _s3_options(options) if scheme == "s3" else _foreign_options(uri, scheme)
             self._profile = options.profile
             self._arguments = {"protocol": scheme, **_OPTIONS.get(scheme, {}), **given}
-            fs = self._fs
+            if scheme != "s3":
+                self._root = str(self._fs._strip_protocol(uri)).rstrip("/")
         except (ImportError, TypeError, ValueError) as err:
             raise SpecError(f"{uri} cannot be used: {err}") from err
         except OSError as err:
             raise translated(err, f"cannot reach {uri}", "") from err
-        self._root = str(fs._strip_protocol(uri.replace("s3a://", "s3://", 1))).rstrip("/")
-        self._blobs: S3Blobs | None = None
-        if scheme == "s3":
-            if uri.partition("://")[2][:1] in {"", "/"}:
-                raise SpecError(f"{uri!r} names no bucket; write s3://bucket/path")
-            bucket, root, _ = fs.split_path(self._root)
-            self._blobs = S3Blobs(bucket, root, uri=uri, options=options, limits=limits, crc64=crc64nvme())
 
     @property
     def vouches(self) -> bool:
@@ -119,21 +126,13 @@ class FsspecStore:
         path = self._path(key)
         if end is not None and end <= start:
             return b""
-        if self._blobs and end is not None and end - start >= _RANGE_FROM_BYTES:
-            memory = bytearray(end - start)
-            return bytes(memoryview(memory)[: self._blobs.read_into(key, start, [memoryview(memory)])])
-
-        def ask() -> bytes:
-            if not self._blobs:
-                data = self._fs.cat_file(path, start=start, end=end)
-            elif start == 0 and end is None:
-                data = self._fs.cat_file(path, max_concurrency=1)  # one request: no look at the size before
-            else:
-                data = self._fs.cat_file(path, start=start, end=end)
-            return bytes(data)
-
+        if self._blobs and end is not None:
+            memory = memoryview(bytearray(end - start))
+            return bytes(memory[: self._blobs.read_into(key, start, [memory])])
+        if self._blobs:
+            return self._blobs.read(key, start)
         try:
-            return self._asked("read", key, ask)
+            return self._asked("read", key, lambda: bytes(self._fs.cat_file(path, start=start, end=end)))
         except BeyondEnd:
             return b""
 
@@ -154,18 +153,19 @@ class FsspecStore:
     def create(self, key: str, data: bytes) -> bool:
         """See `BlobStore.create`."""
         path = self._path(key)
+        if self._blobs:
+            return self._blobs.create(key, data)
         try:
-            if self._blobs:
-                self._asked("create", key, lambda: self._fs.pipe_file(path, data, mode="create"))
-            else:
-                with _CREATE_LOCK:
-                    self._asked("create", key, lambda: self._put_new(path, data))
+            with _CREATE_LOCK:
+                self._asked("create", key, lambda: self._put_new(path, data))
         except Taken:
             return False
         return True
 
     def list(self, prefix: str) -> list[str]:
         """See `BlobStore.list`."""
+        if self._blobs:
+            return self._blobs.list(prefix)
         folder, _, start = prefix.rpartition("/")
         top = f"{self._root}/{folder}".rstrip("/") if folder else self._root
 
@@ -198,6 +198,9 @@ class FsspecStore:
     def delete(self, key: str) -> None:
         """See `BlobStore.delete`."""
         path = self._path(key)
+        if self._blobs:
+            self._blobs.delete(key)
+            return
         try:
             self._asked("delete", key, lambda: self._fs.rm_file(path))
         except StoreMissing:
@@ -220,16 +223,16 @@ class FsspecStore:
     def _fs(self) -> Any:
         """The file system, of this process: after a fork the parent's is of no use."""
         if self._pid != os.getpid():
-            # Of each its own: a session keeps the credentials that it has found.
-            own = {"session": sharing_models(AioSession(profile=self._profile))} if self._is_s3 else {}
+            own = {}
+            if self._blobs:
+                from aiobotocore.session import AioSession  # noqa: PLC0415 - costs 0.3 s that trainings do not need
+
+                # Of each its own: a session keeps the credentials that it has found.
+                own = {"session": sharing_models(AioSession(profile=self._profile))}
             self._made: Any = fsspec.filesystem(**self._arguments, **own)
             self._made.retries = 1
             self._pid = os.getpid()
         return self._made
-
-    @property
-    def _is_s3(self) -> bool:
-        return bool(self._arguments["protocol"] == "s3")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked(key)}"

@@ -1,6 +1,7 @@
-"""Blobs to and from S3, as fast as the machine allows: one PUT for what is small, parts side by side for what is large.
+"""Objects of S3, as fast as the machine allows: one PUT for what is small, parts side by side for what is large.
 
-Bytes go straight from and into the caller's memory; above that, a connection takes some hundred kilobytes. A transfer
+Log, manifests and listings take the same way: a client of their own would take longer to make than all of a resume's
+requests. Bytes go straight from and into the caller's memory; above that, a connection takes some hundred kilobytes. A transfer
 that stalls is cut and begun anew on another connection, a part that fails is sent again on its own. An upload in
 parts is invisible until it is completed, and aborted when it fails; what a killed process left is aborted a day later.
 What arrives is not checked here: every reader knows the digest. What is sent is checked by S3 where `awscrt` is
@@ -22,7 +23,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from spotrun.clock import Clock, SystemClock
 from spotrun.errors import StoreError, StoreUnavailable
 from spotrun.store.digest import Part, size_of, views_of
-from spotrun.store.fault import BeyondEnd, UploadGone, translated
+from spotrun.store.fault import BeyondEnd, Taken, UploadGone, translated
 from spotrun.store.landing import Landing
 from spotrun.store.multipart import part_size, pieces
 from spotrun.store.option import StoreOptions
@@ -42,6 +43,9 @@ _ABORTS = 3  # tries
 _LEFTOVER = timedelta(days=1)  # no upload takes that long, so its process is gone
 _BELIEVED = timedelta(days=5 * 365)
 _LEFTOVERS_MAX = 1000  # that are looked at, once in the life of a store
+_WHOLE_BYTES = 1 << 20  # asked for at first of an object of unknown size: more than what is read so ever has
+_REST_BYTES = 64 << 20  # and then
+_PAGES_MAX = 100_000  # of one listing, of a thousand names each
 
 
 def crc64nvme() -> Crc64 | None:
@@ -69,7 +73,7 @@ class S3Limits:
 
 
 class S3Blobs:
-    """Large objects below one root. Thread-safe; survives a fork, on connections of the child's own.
+    """Objects below one root. Thread-safe; survives a fork, on connections of the child's own.
 
     Args:
         bucket: its name, or an access point's ARN.
@@ -151,6 +155,43 @@ class S3Blobs:
 
         self._acknowledged(key, self._restarted("write", key, ask, rates=self._rates_up))
 
+    def read(self, key: str, start: int = 0) -> bytes:
+        """All of an object from `start` on; in one request, unless it is large."""
+        pieces, end, size = [], start, _WHOLE_BYTES
+        while True:
+            memory = memoryview(bytearray(size))
+            filled = self.read_into(key, end, [memory])
+            pieces.append(memory[:filled])
+            if filled < size:
+                return b"".join(pieces)
+            end, size = end + filled, _REST_BYTES
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `BlobStore.create`."""
+        body = Body([data])
+        place = {"Key": self._root + key, "Body": body, "IfNoneMatch": "*", **self._checks(body.views)}
+        try:
+            self._acknowledged(key, self._ask("create", key, "put_object", **place, **self._encryption()))
+        except Taken:
+            return False
+        return True
+
+    def list(self, prefix: str) -> list[str]:
+        """See `BlobStore.list`."""
+        found: list[str] = []
+        place = {"Prefix": self._root + prefix}
+        for _ in range(_PAGES_MAX):
+            page = self._ask("list", prefix, "list_objects_v2", **place)
+            found += [str(item["Key"])[len(self._root) :] for item in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return sorted(key for key in found if not key.endswith("/"))  # what consoles make for folders
+            place["ContinuationToken"] = page["NextContinuationToken"]
+        raise StoreError(f"cannot list {prefix!r} in {self._uri}: there are more than {len(found)} objects")
+
+    def delete(self, key: str) -> None:
+        """See `BlobStore.delete`."""
+        self._ask("delete", key, "delete_object", Key=self._root + key)
+
     def abort_leftovers(self, *, before: datetime) -> int:
         """Aborts uploads in parts that were begun below the root before an instant.
 
@@ -182,7 +223,7 @@ class S3Blobs:
             self.abort_leftovers(before=self._clock.now() - _LEFTOVER)
 
     def _ask(self, what: str, key: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """A request without a blob."""
+        """A request without a blob, which nobody's progress shows."""
         return self._restarted(
             what,
             key,
@@ -192,7 +233,7 @@ class S3Blobs:
 
     def _restarted(self, what: str, key: str, ask: Callable[[Pace], _T], *, rates: Rates) -> _T:
         """Asks, and again at once for a transfer that stalled."""
-        report = self._received if rates is self._rates_down else self._sent
+        report = self._received if rates is self._rates_down else self._sent if rates is self._rates_up else _untold
         for tries in range(self._limits.restarts + 1):
             pace = Pace(rates, limits=self._limits.pace, clock=self._clock, tries=tries, report=report)
             well = False
@@ -240,6 +281,10 @@ class S3Blobs:
             for start in range(0, len(view), _CRC_BYTES):  # it holds the interpreter's lock, which others want, too
                 total = self._crc64(view[start : start + _CRC_BYTES], total)
         return {"ChecksumCRC64NVME": base64.b64encode(total.to_bytes(8, "big")).decode()}
+
+
+def _untold(_: int) -> None:
+    """Bytes that are no blob's."""
 
 
 class _Upload:

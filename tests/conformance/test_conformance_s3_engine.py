@@ -374,11 +374,14 @@ def test_credentials_that_were_replaced_on_disk_are_found_once_the_old_ones_expi
     store = FsspecStore(f"s3://{s3_bucket}/job-1", limits=QUICK)
     store.write("blobs/x", [b"x"])
     assert store.create("log/1", b"x")
-    file.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = s\n")
-    for ask in (lambda: store.write("blobs/y", [b"y"]), lambda: store.create("log/2", b"y")):
+    asks = {"new": lambda: store.write("blobs/y", [b"y"]), "newest": lambda: store.create("log/2", b"y")}
+    before = "old"
+    for name, ask in asks.items():
+        file.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\n")
         proxy.suffer("PUT", "", "403")
         ask()
-        assert proxy.keys[-2:] == ["old", "new"]
+        assert proxy.keys[-2:] == [before, name]
+        before = name
     assert store.list("") == ["blobs/x", "blobs/y", "log/1", "log/2"]
     store.close()
 

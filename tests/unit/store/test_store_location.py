@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -14,7 +16,10 @@ from fsspec.implementations.local import LocalFileSystem
 from spotrun.clock import SystemClock
 from spotrun.errors import SpecError, StoreError, StoreUnavailable
 from spotrun.store import FileStore, Lineage, RetryingStore, StoreOptions, open_store
+from spotrun.store.digest import scatter
 from spotrun.store.remote import FsspecStore
+from spotrun.store.s3 import S3Blobs
+from spotrun.store.s3_request import Requests
 
 LEAN = """
 import sys
@@ -152,3 +157,66 @@ def test_options_come_from_the_environment_unless_given(monkeypatch: pytest.Monk
     monkeypatch.setenv("SPOTRUN_STORE_OPTIONS", "{nonsense")
     with pytest.raises(SpecError, match="SPOTRUN_STORE_OPTIONS"):
         open_store(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "bucket", "root"),
+    [
+        ("s3://bucket", "bucket", ""),
+        ("s3://bucket/", "bucket", ""),
+        ("s3a://bucket/runs/gpt/", "bucket", "runs/gpt/"),
+        ("s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mine/runs",
+         "arn:aws:s3:us-east-1:123456789012:accesspoint/mine", "runs/"),
+        ("s3://arn:aws:s3-outposts:us-east-1:123456789012:outpost/op-01/accesspoint/mine/runs/a",
+         "arn:aws:s3-outposts:us-east-1:123456789012:outpost/op-01/accesspoint/mine", "runs/a/"),
+    ],
+)  # fmt: skip
+def test_a_bucket_is_a_name_or_an_access_point(place: str, bucket: str, root: str) -> None:
+    """The name of an access point holds slashes of its own."""
+    blobs = FsspecStore(place)._blobs
+    assert blobs is not None
+    assert (blobs._bucket, blobs._root) == (bucket, root)
+
+
+def test_a_listing_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 gives a thousand names at a time; what consoles make for folders is no object of ours."""
+    pages: list[dict[str, Any]] = [
+        {"Contents": [{"Key": "runs/log/2"}, {"Key": "runs/log/"}], "IsTruncated": True, "NextContinuationToken": "t"},
+        {"IsTruncated": True, "NextContinuationToken": "u"},
+        {"Contents": [{"Key": "runs/log/1"}], "IsTruncated": False},
+    ]
+    asked: list[dict[str, Any]] = []
+
+    def ask(self: Requests, operation: str, **parameters: Any) -> dict[str, Any]:
+        assert operation == "list_objects_v2"
+        asked.append(parameters)
+        return pages[len(asked) - 1]
+
+    monkeypatch.setattr(Requests, "ask", ask)
+    assert FsspecStore("s3://bucket/runs").list("log/") == ["log/1", "log/2"]
+    assert [one.get("ContinuationToken") for one in asked] == [None, "t", "u"]
+    assert {one["Prefix"] for one in asked} == {"runs/log/"}
+
+
+def test_a_large_object_of_unknown_size_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In requests of bounded size, the last of which comes back short."""
+    monkeypatch.setattr("spotrun.store.s3._WHOLE_BYTES", 4)
+    monkeypatch.setattr("spotrun.store.s3._REST_BYTES", 3)
+    for data in (b"", b"abc", b"abcd", b"abcdefghi"):
+        asked: list[int] = []
+
+        def read_into(
+            self: S3Blobs,
+            key: str,
+            start: int,
+            memories: Sequence[memoryview],
+            data: bytes = data,
+            seen: list[int] = asked,
+        ) -> int:
+            seen.append(start)
+            return scatter(data[start:], memories)
+
+        monkeypatch.setattr(S3Blobs, "read_into", read_into)
+        store = FsspecStore("s3://bucket/runs")
+        assert store.read("k") == data
+        assert asked == [0, *range(4, len(data) + 1, 3)]
