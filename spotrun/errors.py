@@ -6,7 +6,8 @@
     │   ├── CapacityRefused     no capacity for this offer now: try another, or wait
     │   ├── QuotaRefused        an account limit: the user must raise it
     │   ├── Throttled           asked too often: back off
-    │   ├── Denied              credentials or permissions
+    │   ├── Denied              the account or its permissions do not allow it
+    │   ├── CredentialsExpired  credentials are missing or have run out: new ones mend it
     │   └── NotFound            the provider does not know this id (yet)
     ├── StoreError              the store could not do it
     │   ├── StoreMissing        no object under this key
@@ -35,6 +36,7 @@ __all__ = [
     "CapacityRefused",
     "CheckpointCorrupt",
     "CheckpointError",
+    "CredentialsExpired",
     "Denied",
     "Fenced",
     "IllegalTransition",
@@ -95,7 +97,11 @@ class Throttled(ProviderError):
 
 
 class Denied(ProviderError):
-    """Credentials are missing, expired or not allowed to do this."""
+    """The account, or what it permits, does not allow this; asked again, it would say the same."""
+
+
+class CredentialsExpired(ProviderError):
+    """Credentials are missing or have run out. What runs goes on, and so does everything else once there are new ones."""
 
 
 class NotFound(ProviderError):

@@ -12,10 +12,10 @@ from spotrun.controller.follow import MetricRow
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
 from spotrun.cost import Ledger, build_ledger
-from spotrun.cost.report import PriceCurve, PriceSource, Report, make_report
+from spotrun.cost.report import PriceCurve, Report, make_report
 from spotrun.errors import SpecError
-from spotrun.job import Attempt, Event, GeneratorMarket, Job, JobSpec, Submitted, TraceMarket, step
-from spotrun.market import MarketKind, PriceStep, price_table
+from spotrun.job import Attempt, Event, Job, Submitted, step
+from spotrun.market import MarketKind, PriceStep
 
 __all__ = ["Accountant"]
 
@@ -86,14 +86,14 @@ class Accountant:
         """
         ledger = self.ledger()
         job = self.job()
-        spot, on_demand = _sources(job.spec)
+        sources = self._provider.sources()
         return make_report(
             job,
             ledger,
             metrics=_losses(metrics),
             curves=self._curves(job.submitted_at, ledger.until),
-            spot_prices=spot,
-            on_demand_prices=on_demand,
+            spot_prices=sources.spot,
+            on_demand_prices=sources.on_demand,
         )
 
     def _steps(self, attempt: Attempt, until: datetime) -> tuple[PriceStep, ...]:
@@ -121,14 +121,3 @@ def _losses(metrics: Iterable[MetricRow]) -> Iterator[tuple[int, datetime, float
         if isinstance(step_number, int) and isinstance(at, str):
             value = float(loss) if isinstance(loss, int | float) else None
             yield step_number, datetime.fromisoformat(at.replace("Z", "+00:00")), value, row.attempt
-
-
-def _sources(spec: JobSpec) -> tuple[PriceSource, PriceSource]:
-    on_demand = PriceSource(name=price_table.SOURCE, as_of=price_table.AS_OF)
-    match spec.local.market:
-        case GeneratorMarket(seed=seed):
-            return PriceSource(name=f"spotrun's market generator, seed {seed}", simulated=True), on_demand
-        case TraceMarket(prices=None, seed=seed):
-            return PriceSource(name=f"spotrun's price generator, seed {seed}", simulated=True), on_demand
-        case TraceMarket(prices=file):
-            return PriceSource(name=f"recorded spot prices ({file}), replayed", simulated=True), on_demand

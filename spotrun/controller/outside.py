@@ -16,7 +16,7 @@ from spotrun.clock import Clock, ScaledClock, SystemClock
 from spotrun.controller.placing import place
 from spotrun.job import Job, JobSpec, Placed, Waited
 from spotrun.market.offer import Offer
-from spotrun.providers.connect import connect
+from spotrun.providers.connect import Connector
 from spotrun.providers.provider import Provider
 from spotrun.store import BlobStore, Patience, RetryingStore, open_store
 
@@ -73,15 +73,15 @@ class Outside:
 def real_outside(home: Path, *, chance: random.Random | None = None) -> Outside:
     """The providers, stores and clocks of this computer."""
 
-    def connect_from_home(
-        spec: JobSpec, *, job_id: str, submitted_at: datetime, clock: JobClock, workdir: Path
-    ) -> Provider:
+    connector = Connector(home, open_store=_open_store)
+
+    def connect(spec: JobSpec, *, job_id: str, submitted_at: datetime, clock: JobClock, workdir: Path) -> Provider:
         assert isinstance(clock, SystemClock | ScaledClock), "real jobs live in wall time or a multiple of it"
-        return connect(spec, job_id=job_id, submitted_at=submitted_at, home=home, clock=clock, workdir=workdir)
+        return connector(spec, job_id=job_id, submitted_at=submitted_at, clock=clock, workdir=workdir)
 
     return Outside(
         home=home,
-        connect=connect_from_home,
+        connect=connect,
         open_store=_open_store,
         job_clock=job_clock,
         wall=SystemClock(),

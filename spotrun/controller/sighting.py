@@ -157,7 +157,7 @@ def _said(
 
 def _ended(instance: Instance, at: datetime, unread: StoreError | None) -> AttemptEnded:
     cause = instance.end_cause or EndCause.LOST
-    detail = "the machine died or is not known any more" if cause is EndCause.LOST else ""
+    detail = instance.detail or ("the machine died or is not known any more" if cause is EndCause.LOST else "")
     if unread is not None:
         detail = f"{detail}; its exit record could not be read: {unread}".lstrip("; ")
     return AttemptEnded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from spotrun.cost.ledger import Ledger
 from spotrun.cost.savings import Savings, measure_savings
 from spotrun.job.state import Job
 from spotrun.market.offer import MarketKind, PriceStep
+from spotrun.market.source import PriceSource
 from spotrun.units import format_duration, format_percent, format_usd
 
 __all__ = ["Metric", "MoneyLine", "PriceCurve", "PriceSource", "Report", "make_report", "money_lines", "total_shown"]
@@ -28,27 +29,6 @@ class Metric(NamedTuple):
     at: datetime
     loss: float | None
     attempt: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PriceSource:
-    """Where prices come from.
-
-    Attributes:
-        name: e.g. `DescribeSpotPriceHistory` or `market generator, seed 7`.
-        as_of: the date of the prices; None for prices read at the very time they held.
-        simulated: nobody was ever billed these prices; every rendering says so.
-    """
-
-    name: str
-    as_of: date | None = None
-    simulated: bool = False
-
-    @property
-    def sentence(self) -> str:
-        """The source with its date, and whether it is simulated."""
-        dated = f"{self.name}, as of {self.as_of:%Y-%m-%d}" if self.as_of is not None else self.name
-        return f"{dated} (simulated)" if self.simulated else dated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from spotrun.errors import SpecError
 
 __all__ = [
     "AS_OF",
+    "DEFAULT_INSTANCE_TYPE",
     "SOURCE",
     "InstanceType",
     "instance_type",
@@ -29,6 +30,8 @@ __all__ = [
 
 AS_OF = date(2026, 7, 20)
 SOURCE = "AWS on-demand list prices, Linux, built into spotrun"
+
+DEFAULT_INSTANCE_TYPE = "g5.xlarge"  # the cheapest GPU of the table that trains in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

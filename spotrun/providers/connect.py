@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spotrun.clock import ScaledClock, SystemClock
 from spotrun.errors import SpecError
 from spotrun.job.spec import GeneratorMarket, JobSpec, Resources, TraceMarket
 from spotrun.market.generator import GeneratorConfig
-from spotrun.market.price_table import instance_type, instance_types_with
+from spotrun.market.price_table import DEFAULT_INSTANCE_TYPE, instance_type, instance_types_with
 from spotrun.market.simulated import TraceConfig, open_market
+from spotrun.market.source import PriceSource
 from spotrun.providers.local.provider import LocalProvider, LocalSettings
 from spotrun.providers.local.state import check_job_id
 from spotrun.providers.provider import Provider
+from spotrun.store import BlobStore, open_store
 
-__all__ = ["DEFAULT_INSTANCE_TYPE", "connect"]
+if TYPE_CHECKING:
+    from spotrun.providers.ec2.aws import Aws
+    from spotrun.providers.ec2.provider import Ec2Provider
 
-DEFAULT_INSTANCE_TYPE = "g5.xlarge"  # the cheapest GPU of the table that trains in bfloat16
+__all__ = ["Connector", "connect"]
+
+
+class Connector:
+    """Opens the providers of a process's jobs. The jobs of an AWS account share what was learnt of it.
+
+    Args:
+        home: where spotrun keeps its state.
+        open_store: a store at a URI, with options if the job has some.
+    """
+
+    def __init__(self, home: Path, *, open_store: Callable[..., BlobStore] = open_store) -> None:
+        self._home = home
+        self._open_store = open_store
+        self._aws: Aws | None = None
+
+    def __call__(
+        self,
+        spec: JobSpec,
+        *,
+        job_id: str,
+        submitted_at: datetime,
+        clock: SystemClock | ScaledClock,
+        workdir: Path | None = None,
+    ) -> Provider:
+        """The provider of a job.
+
+        Args:
+            spec: the job's spec.
+            job_id: names its machines.
+            submitted_at: job time of the submission: a simulated market begins here, and `max_wait` does.
+            clock: the job's clock.
+            workdir: the directory of the submission, to which relative paths of the spec refer; default: the present one.
+
+        Raises:
+            SpecError: the spec asks for what the provider cannot give, or names files it cannot read.
+            ProviderError: the provider cannot work with this id.
+        """
+        check_job_id(job_id)
+        _refuse_memory(spec)
+        if spec.provider == "ec2":
+            return self.ec2(spec, job_id=job_id, submitted_at=submitted_at)
+        return _local(spec, submitted_at=submitted_at, home=self._home, clock=clock, workdir=workdir)
+
+    def ec2(self, spec: JobSpec, *, job_id: str, submitted_at: datetime) -> Ec2Provider:
+        """The EC2 provider of a job. Nothing is asked of AWS yet."""
+        # boto3 is paid for by those who use it.
+        from spotrun.providers.ec2.aws import open_aws  # noqa: PLC0415
+        from spotrun.providers.ec2.provider import Ec2Provider  # noqa: PLC0415
+
+        assert spec.checkpoint is not None, "the spec requires it"
+        uri, options = f"{spec.checkpoint.uri.rstrip('/')}/{job_id}", spec.checkpoint.options.given()
+        self._aws = self._aws or open_aws(SystemClock())
+        return Ec2Provider(
+            self._aws,
+            spec,
+            submitted_at=submitted_at,
+            place=lambda: self._open_store(uri, options) if options else self._open_store(uri),
+            clock=SystemClock(),
+        )
 
 
 def connect(
@@ -29,24 +94,13 @@ def connect(
     clock: SystemClock | ScaledClock,
     workdir: Path | None = None,
 ) -> Provider:
-    """The provider of a job.
+    """The provider of a single job; see `Connector`."""
+    return Connector(home)(spec, job_id=job_id, submitted_at=submitted_at, clock=clock, workdir=workdir)
 
-    Args:
-        spec: the job's spec.
-        job_id: names the folder of its machines.
-        submitted_at: job time of the submission: a simulated market begins here.
-        home: where spotrun keeps its state.
-        clock: the job's clock.
-        workdir: the directory of the submission, to which relative paths of the spec refer; default: the present one.
 
-    Raises:
-        SpecError: the spec asks for what the provider cannot give, or names files it cannot read.
-        ProviderError: the provider cannot work with this id.
-    """
-    check_job_id(job_id)
-    _refuse_memory(spec)
-    if spec.provider == "ec2":
-        raise SpecError("provider: ec2 cannot be launched by this version; its job files are read and checked only")
+def _local(
+    spec: JobSpec, *, submitted_at: datetime, home: Path, clock: SystemClock | ScaledClock, workdir: Path | None
+) -> LocalProvider:
     types = _instance_types(spec.resources)
     market = open_market(
         _market_config(spec.local.market, workdir or Path()),
@@ -60,8 +114,19 @@ def connect(
         launch_delay=spec.local.launch_delay,
         aws=_needs_aws(spec),
         inherited=_key_variables(spec),
+        spot_source=_spot_source(spec.local.market),
     )
     return LocalProvider(market, home=home, clock=clock, settings=settings)
+
+
+def _spot_source(market: GeneratorMarket | TraceMarket) -> PriceSource:
+    match market:
+        case GeneratorMarket(seed=seed):
+            return PriceSource(name=f"spotrun's market generator, seed {seed}", simulated=True)
+        case TraceMarket(prices=None, seed=seed):
+            return PriceSource(name=f"spotrun's price generator, seed {seed}", simulated=True)
+        case TraceMarket(prices=file):
+            return PriceSource(name=f"recorded spot prices ({file}), replayed", simulated=True)
 
 
 def _refuse_memory(spec: JobSpec) -> None:

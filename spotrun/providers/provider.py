@@ -1,4 +1,4 @@
-"""The seam to capacity: five methods that every provider honours in full."""
+"""The seam to capacity: six methods that every provider honours in full."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Protocol
 
 from spotrun.market.offer import Offer, PriceStep
+from spotrun.market.source import PriceSources
 
 __all__ = ["EndCause", "Instance", "InstanceState", "LaunchRequest", "Provider"]
 
@@ -50,7 +51,7 @@ class LaunchRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """One machine as the provider describes it. Instants are in job time."""
+    """One machine as the provider describes it. Instants are in job time; `detail` is the provider's own word on its end."""
 
     id: str
     job_id: str
@@ -62,6 +63,7 @@ class Instance:
     notice_deadline: datetime | None = None
     ended_at: datetime | None = None
     end_cause: EndCause | None = None
+    detail: str = ""
 
 
 class Provider(Protocol):
@@ -88,3 +90,6 @@ class Provider(Protocol):
 
     def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
         """The price steps of the offer's pool that held over [start, end]; the first is not later than `start`."""
+
+    def sources(self) -> PriceSources:
+        """Where the prices of offers and of `prices` come from, and of when they are."""

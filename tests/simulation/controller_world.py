@@ -32,6 +32,7 @@ from spotrun.job import (
 )
 from spotrun.job.message import Place, parse
 from spotrun.market.offer import MarketKind, Offer, PriceStep
+from spotrun.market.source import PriceSource, PriceSources
 from spotrun.providers.provider import EndCause, Instance, InstanceState, LaunchRequest
 from spotrun.store import BlobStore, MemoryStore
 
@@ -166,6 +167,10 @@ class SimProvider:
     def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
         self._called("prices")
         return (PriceStep(at=EPOCH, usd_per_hour=offer.price_usd_per_hour),)
+
+    def sources(self) -> PriceSources:
+        told = PriceSource(name="the simulated world", simulated=True)
+        return PriceSources(spot=told, on_demand=told)
 
     def end(self, machine: Machine, cause: EndCause) -> None:
         now = self.clock.now()

@@ -21,8 +21,10 @@ from pathlib import Path
 
 from spotrun.clock import ScaledClock, SystemClock
 from spotrun.errors import CapacityRefused, ProviderError, SpecError, Throttled
+from spotrun.market import price_table
 from spotrun.market.market import Market
 from spotrun.market.offer import MarketKind, Offer, PriceStep
+from spotrun.market.source import PriceSource, PriceSources
 from spotrun.providers.local.environment import host_environment
 from spotrun.providers.local.post_mortem import settle
 from spotrun.providers.local.state import Machine, StateFolder, folders, instance_id
@@ -41,6 +43,7 @@ class LocalSettings:
         launch_delay: from the launch to the start of the agent.
         aws: whether machines inherit the AWS variables.
         inherited: further variables that they inherit.
+        spot_source: where the market's prices come from.
         agent_argv: what a machine runs.
     """
 
@@ -49,6 +52,7 @@ class LocalSettings:
     launch_delay: timedelta = timedelta(seconds=30)
     aws: bool = False
     inherited: tuple[str, ...] = ()
+    spot_source: PriceSource = field(default_factory=lambda: PriceSource(name="a simulated market", simulated=True))
     agent_argv: tuple[str, ...] = field(default_factory=lambda: (sys.executable, "-m", "spotrun.agent"))
 
     def __post_init__(self) -> None:
@@ -128,6 +132,11 @@ class LocalProvider:
     def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
         """See `Provider.prices`. These are simulated; on-demand prices are from the built-in table and do not move."""
         return self._prices(offer.market, offer.zone, offer.instance_type, start, end)
+
+    def sources(self) -> PriceSources:
+        """See `Provider.sources`."""
+        on_demand = PriceSource(name=price_table.SOURCE, as_of=price_table.AS_OF)
+        return PriceSources(spot=self._settings.spot_source, on_demand=on_demand)
 
     def _prices(
         self, kind: MarketKind, zone: str, instance_type: str, start: datetime, end: datetime

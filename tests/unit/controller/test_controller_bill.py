@@ -13,6 +13,7 @@ from spotrun.controller.bill import Bill
 from spotrun.errors import ProviderError
 from spotrun.job import EndReason
 from spotrun.market.offer import Offer, PriceStep
+from spotrun.market.source import PriceSources
 from spotrun.providers.provider import Instance, LaunchRequest
 
 
@@ -38,6 +39,9 @@ class Prices:
         raise ProviderError("not asked for")
 
     def terminate(self, instance_id: str) -> None:
+        raise ProviderError("not asked for")
+
+    def sources(self) -> PriceSources:
         raise ProviderError("not asked for")
 
 

@@ -1,0 +1,47 @@
+"""Everything that the jobs of a process share of their AWS account, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spotrun.clock import Clock
+from spotrun.providers.ec2.account import Account
+from spotrun.providers.ec2.catalog import Catalog
+from spotrun.providers.ec2.image import Images
+from spotrun.providers.ec2.list_price import ListPrices
+from spotrun.providers.ec2.network import Networks
+from spotrun.providers.ec2.quota import Quotas
+from spotrun.providers.ec2.roll import Roll
+from spotrun.providers.ec2.spot_price import SpotPrices
+
+__all__ = ["Aws", "open_aws"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aws:
+    """The account, and what is remembered of it. Every part is thread-safe."""
+
+    account: Account
+    catalog: Catalog
+    spot_prices: SpotPrices
+    list_prices: ListPrices
+    quotas: Quotas
+    images: Images
+    networks: Networks
+    roll: Roll
+
+
+def open_aws(clock: Clock, *, account: Account | None = None) -> Aws:
+    """The account behind boto3's credentials; nothing is asked of it yet. `clock` is wall time."""
+    account = account or Account()
+    catalog = Catalog(account, clock=clock)
+    return Aws(
+        account=account,
+        catalog=catalog,
+        spot_prices=SpotPrices(account, catalog, clock=clock),
+        list_prices=ListPrices(account, clock=clock),
+        quotas=Quotas(account, clock=clock),
+        images=Images(account, clock=clock),
+        networks=Networks(account, catalog, clock=clock),
+        roll=Roll(account, catalog, clock=clock),
+    )

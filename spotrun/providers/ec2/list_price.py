@@ -1,0 +1,118 @@
+"""On-demand prices: AWS's Price List, and the built-in table where that cannot be asked.
+
+Each price says where it is from and of when. The Price List is one service for all regions, in us-east-1; whoever has no
+permission for it (`pricing:GetProducts`) still gets the table's prices, with the table's date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from spotrun.clock import Clock
+from spotrun.errors import ProviderError, SpecError
+from spotrun.market import price_table
+from spotrun.market.source import PriceSource
+from spotrun.providers.ec2.account import Account
+from spotrun.providers.ec2.memory import Memory
+
+__all__ = ["ListPrice", "ListPrices", "parse_products"]
+
+PRICE_LIST = "AWS Price List (GetProducts), Linux, shared tenancy"
+
+_PRICING_REGION = "us-east-1"
+_A_DAY_S = 86_400.0
+_DOWN_S = 600.0  # a service that did not answer is left alone for so long
+_WANTED = {
+    "operatingSystem": "Linux",
+    "tenancy": "Shared",
+    "capacitystatus": "Used",
+    "preInstalledSw": "NA",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListPrice:
+    """An on-demand price, and where it comes from."""
+
+    usd_per_hour: Decimal
+    source: PriceSource
+
+
+class ListPrices:
+    """On-demand prices by type and region. Thread-safe."""
+
+    def __init__(self, account: Account, *, clock: Clock) -> None:
+        self._account = account
+        self._clock = clock
+        self._asked: Memory[tuple[str, str], ListPrice | None] = Memory(_A_DAY_S, clock=clock)
+        self._down_until = float("-inf")
+
+    def price(self, instance_type: str, region: str) -> ListPrice | None:
+        """The on-demand price, or None where neither AWS nor the table has one."""
+        if self._clock.monotonic() >= self._down_until:
+            try:
+                told = self._asked.get((instance_type, region), lambda: self._ask(instance_type, region))
+            except ProviderError:
+                self._down_until = self._clock.monotonic() + _DOWN_S
+            else:
+                return told or _built_in(instance_type, region)
+        return _built_in(instance_type, region)
+
+    def _ask(self, instance_type: str, region: str) -> ListPrice | None:
+        wanted = {**_WANTED, "instanceType": instance_type, "regionCode": region}
+        filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+        client = self._account.client("pricing", _PRICING_REGION)
+        with self._account.asking("for on-demand prices"):
+            answer = client.get_products(ServiceCode="AmazonEC2", Filters=filters, MaxResults=100)
+        return parse_products(answer.get("PriceList", ()), today=self._clock.now().date())
+
+
+def parse_products(products: Iterable[str | Mapping[str, Any]], *, today: date) -> ListPrice | None:
+    """The price per hour in a `PriceList`; None if there is none above zero, the highest if there are several: a list of
+    reservations has zeros in it, and a baseline must not be guessed low.
+
+    Args:
+        products: JSON texts, as the service gives them.
+        today: the date of a price that tells none.
+    """
+    found: list[tuple[Decimal, date]] = []
+    for product in products:
+        told = json.loads(product) if isinstance(product, str) else product
+        as_of = _date(told.get("publicationDate")) or today
+        for term in told.get("terms", {}).get("OnDemand", {}).values():
+            for dimension in term.get("priceDimensions", {}).values():
+                usd = _usd(dimension.get("pricePerUnit", {}).get("USD"))
+                if usd is not None and dimension.get("unit") in {"Hrs", "Hours"}:
+                    found.append((usd, as_of))
+    if not found:
+        return None
+    usd, as_of = max(found)
+    return ListPrice(usd_per_hour=usd, source=PriceSource(name=PRICE_LIST, as_of=as_of))
+
+
+def _built_in(instance_type: str, region: str) -> ListPrice | None:
+    try:
+        usd = price_table.on_demand_usd_per_hour(instance_type, region)
+    except SpecError:
+        return None
+    return ListPrice(usd_per_hour=usd, source=PriceSource(name=price_table.SOURCE, as_of=price_table.AS_OF))
+
+
+def _usd(text: object) -> Decimal | None:
+    try:
+        usd = Decimal(str(text))
+    except InvalidOperation:
+        return None
+    return usd if usd.is_finite() and usd > 0 else None
+
+
+def _date(text: object) -> date | None:
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).date() if isinstance(text, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,255 @@
+"""The EC2 provider: client calls and the translation of errors, nothing else.
+
+A launch survives being repeated, by this process or another, at any point. What the instance needs is written into the
+job's place first. Then an instance with the attempt's token is looked for, so that one whose answer was lost is found.
+Only then is a fleet asked for, with the token as its ClientToken: while AWS's list is still behind, the same token gives
+the same fleet. A repeat whose parameters differ proves that a fleet was asked for before; if its instance is still not
+listed after some minutes, there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from spotrun.clock import Clock
+from spotrun.errors import CapacityRefused, ProviderError, QuotaRefused, Throttled
+from spotrun.job.machine import LaunchDocument, launch_key
+from spotrun.job.spec import JobSpec
+from spotrun.market.offer import MarketKind, Offer, PriceStep
+from spotrun.market.source import PriceSource, PriceSources
+from spotrun.providers.ec2.aws import Aws
+from spotrun.providers.ec2.candidate import Candidate, offered, reasons
+from spotrun.providers.ec2.error import refusal
+from spotrun.providers.ec2.list_price import PRICE_LIST
+from spotrun.providers.ec2.order import order_of
+from spotrun.providers.ec2.request import TOKEN_TAG, MachinePlan, fleet_request, ours, template_name, template_request
+from spotrun.providers.ec2.response import Seen, deciding, fleet_answer, instances
+from spotrun.providers.ec2.shelf import Shelf
+from spotrun.providers.ec2.userdata import user_data
+from spotrun.providers.provider import Instance, InstanceState, LaunchRequest
+from spotrun.store import BlobStore
+
+__all__ = ["Ec2Provider"]
+
+SPOT_HISTORY = "AWS spot price history (DescribeSpotPriceHistory), Linux"
+
+# How long a machine may be missing from AWS's lists after its launch: they are eventually consistent, within seconds as a
+# rule; the API Reference names no bound.
+_BEHIND = timedelta(minutes=5)
+
+_logger = logging.getLogger(__name__)
+
+
+class Ec2Provider:
+    """Implements `spotrun.providers.provider.Provider`.
+
+    Args:
+        aws: the account, shared by the jobs of a process.
+        spec: the job.
+        submitted_at: when it was handed in, which `max_wait` counts from.
+        place: opens the job's place in the store.
+        clock: wall time, which is a job's time here.
+    """
+
+    name = "ec2"
+
+    def __init__(
+        self, aws: Aws, spec: JobSpec, *, submitted_at: datetime, place: Callable[[], BlobStore], clock: Clock
+    ) -> None:
+        self._aws = aws
+        self._spec = spec
+        self._submitted_at = submitted_at
+        self._place = place
+        self._clock = clock
+        self._shelf = Shelf(aws, spec)
+        self._regions: dict[str, str] = {}  # instance id -> region
+        self._tidied: set[str] = set()  # tokens whose template is gone
+
+    def offers(self) -> Sequence[Offer]:
+        """See `Provider.offers`.
+
+        Raises:
+            QuotaRefused: there are pools, and the account's limits or settings rule out each of them.
+        """
+        candidates = self._shelf.candidates()
+        offers = offered(candidates)
+        if candidates and not offers:
+            raise QuotaRefused(f"nothing can be launched: {'; '.join(reasons(candidates))}")
+        return offers
+
+    def candidates(self) -> Sequence[Candidate]:
+        """What a person is shown before a launch: every pool, also those that are left out, with placement scores.
+
+        Raises:
+            ProviderError: it could not be asked.
+        """
+        return self._shelf.scored(self._shelf.candidates())
+
+    def requests(self, request: LaunchRequest) -> dict[str, dict[str, Any]]:
+        """The requests that `launch` would send, by the name of the operation. Nothing is sent but questions.
+
+        Raises:
+            ProviderError: what they need could not be asked.
+        """
+        plan = self._plan(request)
+        return {"CreateLaunchTemplate": template_request(plan), "CreateFleet": fleet_request(plan)}
+
+    def launch(self, request: LaunchRequest) -> Instance:
+        """See `Provider.launch`."""
+        found = self._find(request)
+        if found is not None:
+            return found
+        document = LaunchDocument(attempt=request.attempt, environment=request.environment)
+        self._place().write(launch_key(request.attempt), [document.to_bytes()])
+        plan, offer = self._plan(request), request.offer
+        self._make_template(plan, offer.region)
+        client = self._aws.account.client("ec2", offer.region, once=True)
+        with self._aws.account.asking(f"to launch {offer.pool}", pool=offer.pool):
+            try:
+                told = client.create_fleet(**fleet_request(plan))
+            except client.exceptions.ClientError as err:
+                if err.response["Error"]["Code"] != "IdempotentParameterMismatch":
+                    raise
+                return self._asked_before(request)
+        answer = fleet_answer(told)
+        if answer.instance_ids:
+            return self._launched(request, answer.instance_ids[0])
+        self._drop_template(request.token, offer.region)
+        raise refusal(deciding(answer.refusals), doing=f"to launch {offer.pool}", pool=offer.pool)
+
+    def observe(self, job_id: str) -> Sequence[Instance]:
+        """See `Provider.observe`. As of at most 15 seconds ago. Templates of attempts that are over are removed."""
+        found = self._aws.roll.call(job_id, self._shelf.regions)
+        for entry in found:
+            self._regions[entry.instance.id] = entry.region
+            if entry.instance.state is InstanceState.ENDED:
+                self._drop_template(entry.instance.token, entry.region)
+        return [entry.instance for entry in found]
+
+    def terminate(self, instance_id: str) -> None:
+        """See `Provider.terminate`."""
+        known = self._regions.get(instance_id)
+        for region in (known,) if known else self._shelf.regions:
+            client = self._aws.account.client("ec2", region)
+            with self._aws.account.asking(f"to end {instance_id}"):
+                try:
+                    client.terminate_instances(InstanceIds=[instance_id])
+                except client.exceptions.ClientError as err:
+                    if not err.response["Error"]["Code"].startswith("InvalidInstanceID"):
+                        raise
+
+    def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
+        """See `Provider.prices`. On demand, the price at which the offer was made stands: list prices hold for months."""
+        if offer.market is MarketKind.ON_DEMAND:
+            return (PriceStep(at=start, usd_per_hour=offer.price_usd_per_hour),)
+        return self._aws.spot_prices.steps(offer, start, end)
+
+    def sources(self) -> PriceSources:
+        """See `Provider.sources`. Of several on-demand sources the built-in table is told: it is the older one."""
+        resources = self._spec.resources
+        found = []
+        try:
+            for region in self._shelf.regions:
+                for known in self._aws.catalog.types(region, resources):
+                    price = self._aws.list_prices.price(known.name, region)
+                    if price is not None:
+                        found.append(price.source)
+        except ProviderError:
+            found = []
+        dated = [source for source in found if source.as_of is not None]
+        oldest = min(dated, key=lambda source: source.as_of or self._clock.now().date(), default=None)
+        on_demand = oldest or PriceSource(name=PRICE_LIST)
+        return PriceSources(spot=PriceSource(name=SPOT_HISTORY), on_demand=on_demand)
+
+    def _plan(self, request: LaunchRequest) -> MachinePlan:
+        offer, settings = request.offer, self._spec.ec2
+        network = self._aws.networks.find(
+            offer.region, subnets=settings.subnets, security_groups=settings.security_groups
+        )
+        subnet = network.subnets.get(offer.zone)
+        if subnet is None:
+            raise CapacityRefused(offer.pool, network.fault or f"{offer.zone} has no subnet of ours any more")
+        order = order_of(request, self._spec, submitted_at=self._submitted_at)
+        return MachinePlan(
+            token=request.token,
+            instance_type=offer.instance_type,
+            market=offer.market,
+            subnet=subnet,
+            image=self._aws.images.find(settings.image, offer.region),
+            settings=settings,
+            security_groups=network.security_groups,
+            user_data=user_data(order),
+            tags=ours(request.tags),
+            nodes=self._spec.resources.nodes,
+        )
+
+    def _make_template(self, plan: MachinePlan, region: str) -> None:
+        client = self._aws.account.client("ec2", region)
+        with self._aws.account.asking(f"for a launch template in {region}"):
+            try:
+                client.create_launch_template(**template_request(plan))
+            except client.exceptions.ClientError as err:
+                if "AlreadyExists" not in err.response["Error"]["Code"]:
+                    raise  # one of an earlier try is as good: it has the same content
+
+    def _drop_template(self, token: str, region: str) -> None:
+        """Removes an attempt's template. One that stays costs nothing, and `spotrun reap` finds it."""
+        if token in self._tidied:
+            return
+        client = self._aws.account.client("ec2", region)
+        try:
+            with self._aws.account.asking(f"to remove a launch template in {region}"):
+                client.delete_launch_template(LaunchTemplateName=template_name(token))
+        except ProviderError as error:
+            _logger.info("the launch template %s may be left: %s", template_name(token), error)
+        self._tidied.add(token)
+
+    def _find(self, request: LaunchRequest) -> Instance | None:
+        """The instance of an earlier try, a living one first."""
+        found = [entry.instance for entry in self._listed(request)]
+        return min(found, key=lambda it: (it.state is InstanceState.ENDED, it.launched_at, it.id), default=None)
+
+    def _listed(self, request: LaunchRequest) -> list[Seen]:
+        region = request.offer.region
+        zones = self._aws.catalog.zones(region)
+        client = self._aws.account.client("ec2", region)
+        with self._aws.account.asking(f"for the instances in {region}"):
+            told = client.describe_instances(Filters=[{"Name": f"tag:{TOKEN_TAG}", "Values": [request.token]}])
+        return list(instances(told, region=region, zones=zones))
+
+    def _launched(self, request: LaunchRequest, id_: str) -> Instance:
+        self._regions[id_] = request.offer.region
+        return Instance(
+            id=id_,
+            job_id=request.job_id,
+            attempt=request.attempt,
+            token=request.token,
+            pool=request.offer.pool,
+            state=InstanceState.PENDING,
+            launched_at=self._clock.now(),
+        )
+
+    def _asked_before(self, request: LaunchRequest) -> Instance:
+        """A fleet with this token was asked for with other parameters: what came of it is in the list, or will be."""
+        found = self._find(request)
+        if found is not None:
+            return found
+        made_at = self._template_made_at(request)
+        if made_at is not None and self._clock.now() - made_at < _BEHIND:
+            raise Throttled(
+                f"a launch on {request.offer.pool} was asked for before, and AWS does not list its instance yet; it is looked "
+                "for again"
+            )
+        self._drop_template(request.token, request.offer.region)
+        raise CapacityRefused(request.offer.pool, "an earlier try, whose answer was lost, launched nothing")
+
+    def _template_made_at(self, request: LaunchRequest) -> datetime | None:
+        client = self._aws.account.client("ec2", request.offer.region)
+        name = template_name(request.token)
+        with self._aws.account.asking(f"for the launch template {name}"):
+            told = client.describe_launch_templates(Filters=[{"Name": "launch-template-name", "Values": [name]}])
+        made = [entry["CreateTime"] for entry in told.get("LaunchTemplates", ())]
+        return made[0] if made else None

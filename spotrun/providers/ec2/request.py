@@ -1,0 +1,139 @@
+"""From an order to the requests that AWS is sent. Pure: `spotrun launch --dry-run` prints these values.
+
+A machine is asked for by two requests, both with the attempt's token: a launch template, which says what a machine is,
+and a fleet of the kind `instant`, which is one synchronous try for capacity and keeps nothing alive afterwards. The same
+token gives the same requests, because everything in them comes from the journal, so that a repeat is the same fleet.
+
+A fleet takes `price-capacity-optimized`, AWS's own recommendation, explicitly; its default is the lowest price, which is
+interrupted more. No maximum price is set: a cap below on-demand only adds interruptions.
+
+Source: Amazon EC2 API Reference, CreateFleet and CreateLaunchTemplate (as of botocore 1.43).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spotrun.job.ec2 import Ec2
+from spotrun.market.offer import MarketKind
+from spotrun.providers.ec2.image import Image
+
+__all__ = ["MANAGED_TAG", "TOKEN_TAG", "MachinePlan", "fleet_request", "ours", "template_name", "template_request"]
+
+MANAGED_TAG = "spotrun:managed"  # on everything that spotrun creates, with the value "true"
+TOKEN_TAG = "spotrun:token"  # noqa: S105  a tag's name
+_HOPS_TO_A_CONTAINER = 2  # the metadata service's answers have one hop more to go
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachinePlan:
+    """One launch, with everything resolved.
+
+    Attributes:
+        token: the attempt's; idempotency token and part of the tags.
+        instance_type, market, subnet: the offer's pool.
+        image: what it boots.
+        settings: the job file's `ec2`.
+        security_groups: of the subnet's region; none for the VPC's default.
+        user_data: what it runs at boot, not yet in base64.
+        tags: on everything that the launch creates.
+        nodes: machines of the gang, launched all or none.
+    """
+
+    token: str
+    instance_type: str
+    market: MarketKind
+    subnet: str
+    image: Image
+    settings: Ec2
+    security_groups: tuple[str, ...] = ()
+    user_data: str = field(repr=False)
+    tags: Mapping[str, str]
+    nodes: int = 1
+
+
+def ours(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags with the one that everything of ours has."""
+    return {**tags, MANAGED_TAG: "true"}
+
+
+def template_name(token: str) -> str:
+    """The name of an attempt's launch template. Tokens begin with `spotrun-`."""
+    return token
+
+
+def template_request(plan: MachinePlan) -> dict[str, Any]:
+    """The arguments of CreateLaunchTemplate."""
+    settings = plan.settings
+    kinds = ["instance", "volume", "network-interface"]
+    if plan.market is MarketKind.SPOT:
+        kinds.append("spot-instances-request")  # tagged where there is none, a launch would fail
+    data: dict[str, Any] = {
+        "ImageId": plan.image.id,
+        "InstanceType": plan.instance_type,
+        "IamInstanceProfile": {"Name": settings.instance_profile},
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": _HOPS_TO_A_CONTAINER if settings.docker else 1,
+        },
+        "BlockDeviceMappings": [{"DeviceName": plan.image.root_device, "Ebs": _disk(plan)}],
+        "UserData": base64.b64encode(plan.user_data.encode()).decode("ascii"),
+        "TagSpecifications": [_tagged(kind, plan.tags) for kind in kinds],
+    }
+    if plan.security_groups:
+        data["SecurityGroupIds"] = list(plan.security_groups)
+    if settings.key_name:
+        data["KeyName"] = settings.key_name
+    return {
+        "LaunchTemplateName": template_name(plan.token),
+        "ClientToken": plan.token,
+        "LaunchTemplateData": data,
+        "TagSpecifications": [_tagged("launch-template", plan.tags)],
+    }
+
+
+def fleet_request(plan: MachinePlan) -> dict[str, Any]:
+    """The arguments of CreateFleet."""
+    spot = plan.market is MarketKind.SPOT
+    options: dict[str, Any] = {"AllocationStrategy": "price-capacity-optimized" if spot else "lowest-price"}
+    if spot:
+        options["InstanceInterruptionBehavior"] = "terminate"
+    if plan.nodes > 1:
+        options |= {"SingleInstanceType": True, "SingleAvailabilityZone": True, "MinTargetCapacity": plan.nodes}
+    return {
+        "Type": "instant",
+        "ClientToken": plan.token,
+        "LaunchTemplateConfigs": [
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": template_name(plan.token), "Version": "1"},
+                "Overrides": [{"InstanceType": plan.instance_type, "SubnetId": plan.subnet}],
+            }
+        ],
+        "TargetCapacitySpecification": {
+            "TotalTargetCapacity": plan.nodes,
+            "DefaultTargetCapacityType": "spot" if spot else "on-demand",
+        },
+        "SpotOptions" if spot else "OnDemandOptions": options,
+        "TagSpecifications": [_tagged("fleet", plan.tags), _tagged("instance", plan.tags)],
+    }
+
+
+def _disk(plan: MachinePlan) -> dict[str, Any]:
+    disk: dict[str, Any] = {
+        "VolumeSize": max(plan.settings.disk, plan.image.root_gib),  # a disk cannot be smaller than its image
+        "VolumeType": "gp3",
+        "Encrypted": True,
+        "DeleteOnTermination": True,
+    }
+    if plan.settings.kms_key:
+        disk["KmsKeyId"] = plan.settings.kms_key
+    return disk
+
+
+def _tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    return {"ResourceType": kind, "Tags": [{"Key": key, "Value": tags[key]} for key in sorted(tags)]}

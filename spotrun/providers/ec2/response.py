@@ -1,0 +1,142 @@
+"""From AWS's answers to our values. Pure, tested on recorded JSON.
+
+Who ended an instance is told by its `StateReason`. `Server.Spot...` is an interruption; the instance that shut itself
+down is told apart from the one that was terminated on the account's side, by a request or because a disk or a key was
+refused, by its `Client...` code; every other `Server...` code, and none at all, is a machine that died. `shutting-down`
+is not yet an end: its processes may still write.
+
+Source: Amazon EC2 API Reference, StateReason (as of botocore 1.43).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from spotrun.providers.ec2.error import Answer, Kind
+from spotrun.providers.provider import EndCause, Instance, InstanceState
+
+__all__ = ["FleetAnswer", "Seen", "cause_of", "deciding", "fleet_answer", "instances", "seen"]
+
+_STATES = {"pending": InstanceState.PENDING, "terminated": InstanceState.ENDED}
+
+_CAUSES = {
+    "Client.InstanceInitiatedShutdown": EndCause.EXITED,
+    "Client.UserInitiatedShutdown": EndCause.TERMINATED,
+    "Client.InstanceTerminated": EndCause.TERMINATED,
+    "Client.UserInitiatedHibernate": EndCause.TERMINATED,
+}
+_WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
+
+# Which of several refusals is told: one that another pool or a later try mends says least.
+_WEIGHT = {
+    Kind.DENIED: 6,
+    Kind.CREDENTIALS: 5,
+    Kind.UNKNOWN: 4,
+    Kind.THROTTLED: 3,
+    Kind.NETWORK: 2,
+    Kind.QUOTA: 1,
+    Kind.CAPACITY: 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """An instance of ours as a listing shows it, and where. `private_address` is empty until it has one."""
+
+    instance: Instance
+    region: str
+    private_address: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetAnswer:
+    """What a fleet launched, and what it could not."""
+
+    instance_ids: tuple[str, ...]
+    refusals: tuple[Answer, ...]
+
+
+def fleet_answer(told: Mapping[str, Any]) -> FleetAnswer:
+    """An answer of CreateFleet; instances and errors may come together."""
+    ids = [str(id_) for lot in told.get("Instances") or () for id_ in lot.get("InstanceIds") or ()]
+    refusals = [
+        Answer(code=str(error.get("ErrorCode", "Unknown")), words=str(error.get("ErrorMessage", "")))
+        for error in told.get("Errors") or ()
+    ]
+    return FleetAnswer(instance_ids=tuple(ids), refusals=tuple(refusals))
+
+
+def deciding(refusals: Sequence[Answer]) -> Answer:
+    """The refusal that says what to do about the launch; capacity if AWS gave no reason at all."""
+    none = Answer(code="InsufficientInstanceCapacity", words="the fleet has neither instances nor errors")
+    return max(refusals, key=lambda answer: _WEIGHT[answer.kind], default=none)
+
+
+def instances(page: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> Iterator[Seen]:
+    """The instances of attempts in an answer of DescribeInstances; `region` and `zones` as for `seen`."""
+    for reservation in page.get("Reservations") or ():
+        for told in reservation.get("Instances") or ():
+            entry = seen(told, region=region, zones=zones)
+            if entry is not None:
+                yield entry
+
+
+def seen(told: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> Seen | None:
+    """One entry of `Instances` of DescribeInstances; None if it is not tagged as an attempt's.
+
+    Args:
+        told: the entry.
+        region: where it was listed.
+        zones: zone name -> zone id.
+    """
+    tags = {str(tag["Key"]): str(tag["Value"]) for tag in told.get("Tags") or ()}
+    job_id, attempt, token = (tags.get(f"spotrun:{name}", "") for name in ("job", "attempt", "token"))
+    if not job_id or not token or not attempt.isdigit():
+        return None
+    placement = told.get("Placement") or {}
+    zone = placement.get("AvailabilityZoneId") or zones.get(placement.get("AvailabilityZone", ""), "")
+    market = "spot" if told.get("InstanceLifecycle") == "spot" else "on_demand"
+    state = _STATES.get(str(told["State"]["Name"]), InstanceState.RUNNING)
+    instance = Instance(
+        id=str(told["InstanceId"]),
+        job_id=job_id,
+        attempt=int(attempt),
+        token=token,
+        pool=f"{zone}/{told.get('InstanceType', '')}/{market}",
+        state=state,
+        launched_at=told["LaunchTime"],
+        ended_at=_ended_at(told) if state is InstanceState.ENDED else None,
+        end_cause=cause_of(told) if state is InstanceState.ENDED else None,
+        detail=_detail(told) if state is InstanceState.ENDED else "",
+    )
+    return Seen(instance=instance, region=region, private_address=str(told.get("PrivateIpAddress") or ""))
+
+
+def cause_of(told: Mapping[str, Any]) -> EndCause:
+    """Who ended it."""
+    code = str((told.get("StateReason") or {}).get("Code", ""))
+    if code.startswith("Server.Spot"):
+        return EndCause.INTERRUPTED
+    if code in _CAUSES:
+        return _CAUSES[code]
+    if code.startswith("Client.") or str(told.get("StateTransitionReason", "")).startswith("User initiated"):
+        return EndCause.TERMINATED
+    return EndCause.LOST
+
+
+def _ended_at(told: Mapping[str, Any]) -> datetime | None:
+    """AWS writes the instant into a sentence, or nowhere."""
+    match = _WHEN.search(str(told.get("StateTransitionReason", "")))
+    if match is None:
+        return None
+    return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)
+
+
+def _detail(told: Mapping[str, Any]) -> str:
+    reason = told.get("StateReason") or {}
+    code, message = str(reason.get("Code", "")), str(reason.get("Message", ""))
+    return message if message.startswith(code) else f"{code}: {message}".strip(": ")

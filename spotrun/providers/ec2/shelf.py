@@ -1,0 +1,106 @@
+"""What an account could launch for one job: types, zones, prices, quotas, image and network put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from spotrun.job.spec import JobSpec
+from spotrun.market.offer import MarketKind
+from spotrun.providers.ec2.aws import Aws
+from spotrun.providers.ec2.candidate import Candidate, faulted
+from spotrun.providers.ec2.machine_type import MachineType
+from spotrun.providers.ec2.score import placement_scores
+
+__all__ = ["Shelf"]
+
+
+class Shelf:
+    """The candidates of one job.
+
+    Args:
+        aws: the account.
+        spec: the job.
+    """
+
+    def __init__(self, aws: Aws, spec: JobSpec) -> None:
+        self._aws = aws
+        self._spec = spec
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Where the job may be: its own regions, or the account's default.
+
+        Raises:
+            SpecError: neither names one.
+        """
+        return self._spec.resources.regions or (self._aws.account.home_region(),)
+
+    def candidates(self) -> list[Candidate]:
+        """Every pool of the job's types and regions; those with a fault are not to be launched.
+
+        Raises:
+            SpecError: no type is what was asked for.
+            ProviderError: it could not be asked.
+        """
+        resources = self._spec.resources
+        found = [candidate for region in self.regions for candidate in self._of(region)]
+        return faulted(found, nodes=resources.nodes, alike=not resources.instance_types)
+
+    def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with AWS's placement scores, where it gives some.
+
+        Raises:
+            CredentialsExpired: nothing can be asked at all.
+        """
+        names = sorted({each.instance_type for each in candidates if not each.fault})
+        if not names:
+            return list(candidates)
+        scores = placement_scores(
+            self._aws.account, names=names, regions=self.regions, nodes=self._spec.resources.nodes
+        )
+        return [
+            replace(each, score=scores.get(each.zone)) if each.market is MarketKind.SPOT else each
+            for each in candidates
+        ]
+
+    def _of(self, region: str) -> Iterator[Candidate]:
+        aws, settings = self._aws, self._spec.ec2
+        types = aws.catalog.types(region, self._spec.resources)
+        names = [known.name for known in types]
+        if not names:
+            return
+        image = aws.images.find(settings.image, region)
+        network = aws.networks.find(region, subnets=settings.subnets, security_groups=settings.security_groups)
+        spot = aws.spot_prices.now(region, names)
+        offered = aws.catalog.offered(region, names)
+        for known in types:
+            fault = network.fault
+            if image.architecture not in known.architectures:
+                fault = fault or f"{known.name} does not run the image {image.id} ({image.architecture}) of {region}"
+            listed = aws.list_prices.price(known.name, region)
+            for zone, name in sorted(offered):
+                if name != known.name:
+                    continue
+                placed = fault or ("" if zone in network.subnets else f"{zone} has no subnet of ours")
+                for market in _markets(known):
+                    on_demand = None if listed is None else listed.usd_per_hour
+                    yield Candidate(
+                        region=region,
+                        zone=zone,
+                        instance_type=name,
+                        market=market,
+                        vcpus=known.vcpus,
+                        price_usd_per_hour=spot.get((zone, name)) if market is MarketKind.SPOT else on_demand,
+                        on_demand_usd_per_hour=on_demand,
+                        on_demand_source=None if listed is None else listed.source,
+                        quota=aws.quotas.of(name, region, market),
+                        fault=placed,
+                    )
+
+
+def _markets(known: MachineType) -> Iterator[MarketKind]:
+    if "spot" in known.markets:
+        yield MarketKind.SPOT
+    if "on-demand" in known.markets:
+        yield MarketKind.ON_DEMAND

@@ -1,0 +1,153 @@
+"""AWS's answers, as recorded JSON, turned into our values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from spotrun.providers.ec2.response import cause_of, deciding, fleet_answer, instances, seen
+from spotrun.providers.provider import EndCause, InstanceState
+
+LAUNCHED = datetime(2026, 11, 20, 10, 0, tzinfo=timezone.utc)
+ZONES = {"us-east-1d": "use1-az4"}
+
+
+def described(state: str = "running", **more: Any) -> dict[str, Any]:
+    """An instance as DescribeInstances tells it, as far as anybody reads it."""
+    return {
+        "InstanceId": "i-0abc",
+        "InstanceType": "g5.xlarge",
+        "InstanceLifecycle": "spot",
+        "LaunchTime": LAUNCHED,
+        "Placement": {"AvailabilityZone": "us-east-1d", "Tenancy": "default"},
+        "PrivateIpAddress": "10.0.0.7",
+        "State": {"Code": 16, "Name": state},
+        "StateTransitionReason": "",
+        "Tags": [
+            {"Key": "spotrun:attempt", "Value": "2"},
+            {"Key": "spotrun:job", "Value": "gpt-7x"},
+            {"Key": "spotrun:token", "Value": "spotrun-2-cafe"},
+        ],
+        **more,
+    }
+
+
+def told(entry: dict[str, Any]) -> Any:
+    found = seen(entry, region="us-east-1", zones=ZONES)
+    assert found is not None
+    return found
+
+
+def test_a_running_instance_is_told_with_its_pool_by_zone_id() -> None:
+    """Zone names differ between accounts; the journal has ids."""
+    entry = told(described())
+    instance = entry.instance
+    assert (instance.id, instance.job_id, instance.attempt, instance.token) == ("i-0abc", "gpt-7x", 2, "spotrun-2-cafe")
+    assert instance.pool == "use1-az4/g5.xlarge/spot"
+    assert (instance.state, instance.launched_at, instance.end_cause) == (InstanceState.RUNNING, LAUNCHED, None)
+    assert (entry.region, entry.private_address) == ("us-east-1", "10.0.0.7")
+
+
+def test_the_zone_id_that_aws_tells_wins_over_the_name() -> None:
+    """Newer answers have both."""
+    placement = {"AvailabilityZone": "us-east-1d", "AvailabilityZoneId": "use1-az6"}
+    assert told(described(Placement=placement)).instance.pool == "use1-az6/g5.xlarge/spot"
+
+
+def test_on_demand_instances_have_no_lifecycle() -> None:
+    """AWS names only what is special."""
+    assert told(described(InstanceLifecycle=None)).instance.pool == "use1-az4/g5.xlarge/on_demand"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("pending", InstanceState.PENDING),
+        ("running", InstanceState.RUNNING),
+        ("shutting-down", InstanceState.RUNNING),
+        ("stopping", InstanceState.RUNNING),
+        ("stopped", InstanceState.RUNNING),
+        ("terminated", InstanceState.ENDED),
+    ],
+)
+def test_only_terminated_is_an_end(state: str, expected: InstanceState) -> None:
+    """Until then its processes may write, and its disk is paid for."""
+    assert told(described(state)).instance.state is expected
+
+
+CAUSES = [
+    ("Server.SpotInstanceTermination", "", EndCause.INTERRUPTED),
+    ("Server.SpotInstanceShutdown", "", EndCause.INTERRUPTED),
+    ("Client.InstanceInitiatedShutdown", "", EndCause.EXITED),
+    ("Client.UserInitiatedShutdown", "User initiated (2026-11-20 11:00:00 GMT)", EndCause.TERMINATED),
+    ("Client.InstanceTerminated", "", EndCause.TERMINATED),
+    ("", "User initiated (2026-11-20 11:00:00 GMT)", EndCause.TERMINATED),
+    ("Client.VolumeLimitExceeded", "", EndCause.TERMINATED),
+    ("Client.InternalError", "", EndCause.TERMINATED),
+    ("Client.InvalidSnapshot.NotFound", "", EndCause.TERMINATED),
+    ("Server.InsufficientInstanceCapacity", "", EndCause.LOST),
+    ("Server.InternalError", "", EndCause.LOST),
+    ("Server.ScheduledStop", "", EndCause.LOST),
+    ("", "", EndCause.LOST),
+]
+
+
+@pytest.mark.parametrize(("code", "transition", "cause"), CAUSES)
+def test_who_ended_an_instance_is_told_by_its_state_reason(code: str, transition: str, cause: EndCause) -> None:
+    """The bill depends on it: what AWS took within the first hour is free."""
+    assert cause_of({"StateReason": {"Code": code}, "StateTransitionReason": transition}) is cause
+
+
+def test_an_end_has_its_instant_and_the_providers_words() -> None:
+    """Both are in sentences."""
+    entry = described(
+        "terminated",
+        StateReason={
+            "Code": "Server.SpotInstanceTermination",
+            "Message": "Server.SpotInstanceTermination: Spot instance termination",
+        },
+        StateTransitionReason="Server.SpotInstanceTermination (2026-11-20 11:02:03 GMT)",
+    )
+    instance = told(entry).instance
+    assert instance.ended_at == datetime(2026, 11, 20, 11, 2, 3, tzinfo=timezone.utc)
+    assert instance.end_cause is EndCause.INTERRUPTED
+    assert instance.detail == "Server.SpotInstanceTermination: Spot instance termination"
+    entry["StateTransitionReason"] = ""
+    assert told(entry).instance.ended_at is None
+
+
+def test_instances_without_our_tags_are_nobodys() -> None:
+    """Somebody else's machine is never touched."""
+    page = {"Reservations": [{"Instances": [described(Tags=[{"Key": "Name", "Value": "mine"}]), described()]}]}
+    assert [it.instance.id for it in instances(page, region="us-east-1", zones=ZONES)] == ["i-0abc"]
+    assert seen(described(Tags=None), region="us-east-1", zones=ZONES) is None
+
+
+def test_a_fleet_tells_instances_and_errors_together() -> None:
+    """A partial fleet is normal; what it launched counts."""
+    answer = fleet_answer(
+        {
+            "FleetId": "fleet-1",
+            "Errors": [{"ErrorCode": "InsufficientInstanceCapacity", "ErrorMessage": "none in use1-az1"}],
+            "Instances": [{"InstanceIds": ["i-1", "i-2"], "InstanceType": "g5.xlarge", "Lifecycle": "spot"}],
+        }
+    )
+    assert answer.instance_ids == ("i-1", "i-2")
+    assert [str(refusal) for refusal in answer.refusals] == ["InsufficientInstanceCapacity: none in use1-az1"]
+
+
+def test_of_several_refusals_the_one_that_says_what_to_do_is_told() -> None:
+    """A missing permission beside a lack of capacity will not pass."""
+    answer = fleet_answer(
+        {
+            "Errors": [
+                {"ErrorCode": "InsufficientInstanceCapacity", "ErrorMessage": "none"},
+                {"ErrorCode": "UnauthorizedOperation", "ErrorMessage": "no"},
+                {"ErrorCode": "MaxSpotInstanceCountExceeded", "ErrorMessage": "limit"},
+            ]
+        }
+    )
+    assert deciding(answer.refusals).code == "UnauthorizedOperation"
+    assert deciding(()).code == "InsufficientInstanceCapacity"
