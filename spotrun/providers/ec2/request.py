@@ -1,7 +1,7 @@
 """From an order to the requests that AWS is sent. Pure: `spotrun launch --dry-run` prints these values.
 
-A machine is asked for by two requests, both with the attempt's token: a launch template, which says what a machine is,
-and a fleet of the kind `instant`, which is one synchronous try for capacity and keeps nothing alive afterwards. The same
+A machine is asked for by two requests, both named by the attempt's token: a launch template, which says what a machine
+is, and a fleet of the kind `instant`, which is one synchronous try for capacity and keeps nothing alive afterwards. The same
 token gives the same requests, because everything in them comes from the journal, so that a repeat is the same fleet.
 
 A fleet takes `price-capacity-optimized`, AWS's own recommendation, explicitly; its default is the lowest price, which is
@@ -90,8 +90,7 @@ def template_request(plan: MachinePlan) -> dict[str, Any]:
     if settings.key_name:
         data["KeyName"] = settings.key_name
     return {
-        "LaunchTemplateName": template_name(plan.token),
-        "ClientToken": plan.token,
+        "LaunchTemplateName": template_name(plan.token),  # a second one of this name is refused, so no ClientToken
         "LaunchTemplateData": data,
         "TagSpecifications": [_tagged("launch-template", plan.tags)],
     }
