@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spotrun.cli.checkpoints.listing import margin_of
 from spotrun.cli.checkpoints.place import Commit, Json, Which, open_run
 from spotrun.units import format_bytes
 
@@ -31,14 +32,18 @@ def show(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a commit: models, optimizers, states and files, with every tensor's type, shape and size."""
+    """Show a commit: size, what it added, how long it took, and every model, optimizer, state and file that is in it."""
     from rich.console import Console
 
     from spotrun.store import read_manifest
     from spotrun.store.anatomy import dissect, summary_of
+    from spotrun.store.inventory import inventory
 
     run = open_run(ctx, job)
     entry = run.commit(step)
+    place = run.commits.index(entry)
+    held = inventory(run.store, run.commits[max(place - 1, 0) : place + 1])[-1]
+    margin = margin_of(run, held)
     manifest = read_manifest(run.store, entry)
     groups = dissect(manifest)
     facts = {
@@ -46,7 +51,12 @@ def show(
         "written by": f"attempt {manifest.attempt}, {manifest.writer}, spotrun {manifest.spotrun_version}",
         "captured at": f"{manifest.captured_at:%F %T}, committed at {entry.at:%F %T} (job time)",
         "size": f"{format_bytes(manifest.size)} in {len(manifest.blobs)} blob{'' if len(manifest.blobs) == 1 else 's'}",
+        **(
+            {} if held.added is None else {"new": f"{format_bytes(held.added)} that the commit before it does not have"}
+        ),
+        **({} if held.saved_s is None else {"saved in": f"{held.saved_s:.2f} s"}),
         **({"on notice": "yes"} if manifest.on_notice else {}),
+        **({} if margin is None else {"margin": _margin(margin)}),
         **({"resumed from": f"step {manifest.resumed_from}"} if manifest.resumed_from is not None else {}),
         **summary_of(manifest.state),
         **({"metrics": ", ".join(f"{n} {v:g}" for n, v in entry.metrics.items())} if entry.metrics else {}),
@@ -63,6 +73,9 @@ def show(
             "on_notice": manifest.on_notice,
             "resumed_from": manifest.resumed_from,
             "size_bytes": manifest.size,
+            "new_bytes": held.added,
+            "saved_s": held.saved_s,
+            "margin_s": margin,
             "metrics": dict(entry.metrics),
             "fingerprint": dict(manifest.fingerprint),
             "groups": [{"name": group.name, "items": [asdict(item) for item in group.items]} for group in groups],
@@ -78,6 +91,11 @@ def show(
         short = {n: v for n, v in sorted(manifest.fingerprint.items()) if all_items or len(v) <= _VALUE_MAX}
         told = ", ".join(f"{name} {value}" for name, value in short.items())
         console.print(f"made with: {told}", markup=False, highlight=False)
+
+
+def _margin(seconds: float) -> str:
+    when = "before" if seconds >= 0 else "after"
+    return f"{abs(seconds):.0f} s {when} the end of its machine that was announced"
 
 
 def _table(groups: list[Group], *, limit: int | None) -> Table:
