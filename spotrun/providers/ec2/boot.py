@@ -67,6 +67,8 @@ def request(method: str, order: dict[str, Any], region: str, key: str, body: byt
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     digest = hashlib.sha256(body or b"").hexdigest()
     headers = {"host": base.netloc, "x-amz-content-sha256": digest, "x-amz-date": now}
+    if body is not None:
+        headers["content-type"] = "application/json"
     if token:
         headers["x-amz-security-token"] = token
     if order["store"].get("requester_pays"):
