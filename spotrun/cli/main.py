@@ -12,12 +12,14 @@ from spotrun.cli import (
     checkpoints,
     controller,
     demo,
+    doctor,
     events,
     iam,
     launch,
     logs,
     prove,
     ps,
+    reap,
     report,
     schema,
     status,
@@ -62,6 +64,8 @@ app.command("stop")(stop.stop)
 app.command("report")(report.report)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("prove")(prove.prove)
+app.command("doctor")(doctor.doctor)
+app.command("reap")(reap.reap)
 app.add_typer(iam.app, name="iam")
 app.command("schema")(schema.schema)
 app.command("controller")(controller.controller)

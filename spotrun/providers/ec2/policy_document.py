@@ -77,6 +77,7 @@ _READ_ANYWHERE = (
     "ec2:GetSpotPlacementScores",
     "pricing:GetProducts",
     "servicequotas:GetServiceQuota",
+    "servicequotas:ListAWSDefaultServiceQuotas",
     "servicequotas:ListServiceQuotas",
 )
 _WRITE_OBJECTS = (

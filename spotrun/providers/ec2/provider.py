@@ -182,7 +182,7 @@ class Ec2Provider:
             settings=settings,
             security_groups=network.security_groups,
             user_data=user_data(order),
-            tags=ours(request.tags),
+            tags=ours(request.tags, place=order.place),
             nodes=self._spec.resources.nodes,
         )
 

@@ -13,6 +13,7 @@ Source: Amazon EC2 API Reference, CreateFleet and CreateLaunchTemplate (as of bo
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,24 @@ from typing import Any
 from spotrun.job.ec2 import Ec2
 from spotrun.market.offer import MarketKind
 from spotrun.providers.ec2.image import Image
+from spotrun.providers.ec2.policy_document import MANAGED_TAG
 
-__all__ = ["MANAGED_TAG", "TOKEN_TAG", "MachinePlan", "fleet_request", "ours", "template_name", "template_request"]
+__all__ = [
+    "MANAGED_TAG",
+    "PLACE_TAG",
+    "TOKEN_TAG",
+    "MachinePlan",
+    "fleet_request",
+    "ours",
+    "template_name",
+    "template_request",
+]
 
-MANAGED_TAG = "spotrun:managed"  # on everything that spotrun creates, with the value "true"
+PLACE_TAG = (
+    "spotrun:place"  # the job's place in the store, where its lease is: for who finds the instance and not the job
+)
 TOKEN_TAG = "spotrun:token"  # noqa: S105  a tag's name
+_TAG_VALUE = re.compile(r"[A-Za-z0-9 +\-=._:/@]{1,256}")  # what every service takes as a tag's value
 _HOPS_TO_A_CONTAINER = 2  # the metadata service's answers have one hop more to go
 
 
@@ -55,9 +69,10 @@ class MachinePlan:
     nodes: int = 1
 
 
-def ours(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags with the one that everything of ours has."""
-    return {**tags, MANAGED_TAG: "true"}
+def ours(tags: Mapping[str, str], *, place: str = "") -> dict[str, str]:
+    """The tags with the one that everything of ours has, and the job's place if a tag can hold it."""
+    told = {PLACE_TAG: place} if _TAG_VALUE.fullmatch(place) else {}
+    return {**tags, **told, MANAGED_TAG: "true"}
 
 
 def template_name(token: str) -> str:
