@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from spotrun.agent.bell import Bell
+from spotrun.agent.container import Container
 from spotrun.agent.leftover import kill_leftovers
 from spotrun.agent.log import OutputLog
 from spotrun.agent.worker import Worker
@@ -46,8 +47,9 @@ def arguments(command: str | tuple[str, ...]) -> list[str]:
 class Command:
     """Started once, watched and signalled by the main thread only: nobody else reaps it, so its id stays its own."""
 
-    def __init__(self, *, instance_id: str, log: OutputLog, bell: Bell) -> None:
+    def __init__(self, *, instance_id: str, log: OutputLog, bell: Bell, container: Container | None = None) -> None:
         self._instance_id = instance_id
+        self._container = container  # what runs in it is not ours to look into: our process is docker's client
         self._log = log
         self._bell = bell
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,14 +93,14 @@ class Command:
     def hears_sigterm(self) -> bool:
         """Whether SIGTERM is a message to the main process, not its end: it has a handler, and it is no launcher.
         False where the system does not tell (not Linux)."""
-        if self._process is None:
+        if self._process is None or self._container is not None:
             return False
         return _catches(self._process.pid, signal.SIGTERM) and not _ranks(self._process.pid)
 
     def tell(self, number: signal.Signals) -> bool:
         """Sends a signal to whoever has a handler for it: the main process, or the ranks that it has launched. Nobody else
         gets it: loader workers inherit handlers that are not meant for them. Tells whether anybody got it."""
-        if self._process is None or self.ended():
+        if self._process is None or self.ended() or self._container is not None:
             return False
         heard = [pid for pid in _ranks(self._process.pid) or [self._process.pid] if _catches(pid, number)]
         for pid in heard:
@@ -125,6 +127,8 @@ class Command:
     def kill(self) -> None:
         """Sends SIGKILL to the main process and to everything it left on this machine."""
         if self._process is not None:
+            if self._container is not None and not self.ended():
+                self._container.kill()
             self._process.kill()
         self.sweep()
 

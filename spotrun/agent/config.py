@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from spotrun.clock import Clock, ScaledClock, SystemClock, clock_from_text
 from spotrun.errors import SpecError
+from spotrun.job.machine import BUNDLE_VARIABLE, Bundle
 from spotrun.job.spec import JobSpec
 
 __all__ = ["DEFAULT_METADATA_URL", "AgentConfig", "Timing", "at_least", "read_environment"]
@@ -53,6 +54,7 @@ class AgentConfig:
     metadata_url: str
     spec: JobSpec = field(repr=False)
     inherited: Mapping[str, str] = field(repr=False)  # the whole environment, handed on to the training
+    bundle: Bundle = field(default_factory=Bundle, repr=False)  # what the submission left for this machine
     timing: Timing = Timing()
 
     @property
@@ -87,6 +89,7 @@ def read_environment(environment: Mapping[str, str]) -> AgentConfig:
     spec = reader.spec("SPOTRUN_SPEC")
     clock_text = reader.clock("SPOTRUN_CLOCK")
     metadata_url = reader.url("SPOTRUN_IMDS", DEFAULT_METADATA_URL)
+    bundle = reader.bundle()
     if reader.problems or spec is None:
         raise SpecError(reader.problems)
     return AgentConfig(
@@ -102,6 +105,7 @@ def read_environment(environment: Mapping[str, str]) -> AgentConfig:
         metadata_url=metadata_url,
         spec=spec,
         inherited=dict(environment),
+        bundle=bundle,
     )
 
 
@@ -147,6 +151,13 @@ class _Reader:
         except ValueError as err:
             self.problems.append(f"{name} is not JSON: {type(err).__name__}")
         return None
+
+    def bundle(self) -> Bundle:
+        try:
+            return Bundle.of(self._environment)
+        except ValueError:
+            self.problems.append(f"{BUNDLE_VARIABLE} is malformed: it must hold a bundle as JSON")
+        return Bundle()
 
     def clock(self, name: str) -> str:
         text = self._environment.get(name, "")

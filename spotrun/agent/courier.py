@@ -64,7 +64,7 @@ class Stream:
 
 class Courier:
     """Runs until `finish` is called and done. `uploading` is what the heartbeat says of the outputs, `observation` what
-    it says of the command."""
+    it says of the command, `recommended_at` when the provider recommended to leave the machine."""
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class Courier:
         self._beat = 0
         self._failing_since: datetime | None = None
         self.uploading = False
+        self.recommended_at: datetime | None = None
 
     def run(self) -> bool:
         """Beats, then finishes; for a thread of its own. Tells whether the exit record was written."""
@@ -169,6 +170,7 @@ class Courier:
             at=self._clock.now(),
             uploading=self.uploading,
             notice_deadline=self._notices.deadline,
+            recommended_at=self.recommended_at,
             progress=self.observation.progress(),
         )
         self._store.write(self._place.heartbeat, [heartbeat.to_bytes()])

@@ -10,11 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from spotrun.agent.config import AgentConfig
+from spotrun.job.machine import BUNDLE_VARIABLE
 from spotrun.job.spec import Keep
 
 __all__ = ["input_variable", "training_environment"]
 
-_FOR_THE_AGENT_ONLY = ("SPOTRUN_LEASE_S", "SPOTRUN_SIGNING", "SPOTRUN_SPEC", "SPOTRUN_WORKDIR")
+_FOR_THE_AGENT_ONLY = (BUNDLE_VARIABLE, "SPOTRUN_LEASE_S", "SPOTRUN_SIGNING", "SPOTRUN_SPEC", "SPOTRUN_WORKDIR")
 
 
 def training_environment(config: AgentConfig, inputs: Mapping[str, Path]) -> dict[str, str]:

@@ -30,14 +30,45 @@ class Observation:
         self._log = log
         self._start_s = at_least(clock, config.timing.start_s, config.timing.start_wall_s)
         self._started_at: datetime | None = None
+        self._setup_at: datetime | None = None
+        self._setup_until: datetime | None = None
+        self._fetched = 0
         self.folder: Callable[[], FolderNews] | None = None
+
+    def setup_began(self) -> None:
+        """Says that the setup commands run from now on."""
+        self._setup_at = self._clock.now()
+
+    def setup_ended(self) -> None:
+        """Says that they are over."""
+        self._setup_until = self._clock.now()
+
+    def fetched(self, count: int) -> None:
+        """Says that bytes of the inputs have come: a long download is no stall."""
+        self._fetched += count
 
     def started(self) -> None:
         """Says that the command runs from now on."""
         self._started_at = self._clock.now()
 
     def progress(self) -> Progress | None:
-        """The progress at this moment; None before the command is started."""
+        """The progress at this moment; None before there is any: no setup, nothing fetched, the command not started."""
+        news = self._of_command()
+        if news is None and (self._setup_at is not None or self._fetched):
+            news = self._of_preparation()
+        if news is not None and self._setup_at is not None:
+            news = news.model_copy(update={"setup_at": self._setup_at, "setup_until": self._setup_until})
+        return news
+
+    def _of_preparation(self) -> Progress:
+        setting_up = self._setup_at is not None and self._setup_until is None
+        return Progress(
+            phase=TrainingPhase.SETUP if setting_up else TrainingPhase.STARTING,
+            at=self._clock.now(),
+            output_bytes=self._log.received + self._fetched,
+        )
+
+    def _of_command(self) -> Progress | None:
         told, started_at = self._mailbox.progress(), self._started_at
         if self.folder is not None:
             return self._of_folder(self.folder())

@@ -10,27 +10,29 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
 from spotrun.agent.bell import Bell
 from spotrun.agent.command import Command, arguments
 from spotrun.agent.config import AgentConfig, at_least
+from spotrun.agent.container import Container
 from spotrun.agent.courier import Courier
 from spotrun.agent.ending import Ending, StopCause, classify
 from spotrun.agent.environment import training_environment
 from spotrun.agent.folder import FolderKeeper
-from spotrun.agent.input import fetch_inputs
 from spotrun.agent.lease import Lease
 from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
-from spotrun.agent.notice import MetadataService, Notice, NoticeBoard, NoticeWatcher
+from spotrun.agent.metadata import MetadataService
+from spotrun.agent.notice import Notice, NoticeBoard, NoticeWatcher
 from spotrun.agent.output import output_files, upload_outputs
+from spotrun.agent.preparation import Preparation, Prepared
 from spotrun.agent.worker import Worker
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError, Fenced, SpecError, StoreError
 from spotrun.job.message import Ask, Exit, Outcome, Request
+from spotrun.job.spec import Rebalance
 from spotrun.store.blob import BlobStore
 from spotrun.units import format_duration
 
@@ -56,9 +58,14 @@ class Supervisor:
         self._log = OutputLog()
         self._lease = Lease(attempt=config.attempt, first_until=first_until, bell=bell)
         self._mailbox = Mailbox(config.scratch)
-        self._command = Command(instance_id=config.instance_id, log=self._log, bell=bell)
+        self._container = Container.of(config)
+        self._command = Command(instance_id=config.instance_id, log=self._log, bell=bell, container=self._container)
         self._watcher = NoticeWatcher(
-            MetadataService(config.metadata_url), self.notices, clock=clock, timing=config.timing
+            MetadataService(config.metadata_url),
+            self.notices,
+            clock=clock,
+            timing=config.timing,
+            recommendations=config.spec.provider == "ec2" and config.spec.ec2.rebalance is not Rebalance.IGNORE,
         )
         self._courier = Courier(
             config,
@@ -67,6 +74,14 @@ class Supervisor:
             log=self._log,
             lease=self._lease,
             notices=self.notices,
+        )
+        self._preparation = Preparation(
+            config,
+            store=store,
+            clock=clock,
+            log=self._log,
+            observation=self._courier.observation,
+            container=self._container,
         )
         self._folder = _folder_keeper(config, store=store, clock=clock, log=self._log, bell=bell)
         if self._folder is not None:
@@ -86,6 +101,7 @@ class Supervisor:
         self._background = [courier, watcher]
         try:
             ending = self._upload(self._attempt())
+            self._keep_caches(ending)
             self._courier.finish(self._last_word(ending))
             # The courier keeps to its own bound; the margin is for one write that hangs.
             if not self._within(self._finish_s() + self._kill_s(), courier.done):
@@ -101,15 +117,16 @@ class Supervisor:
     def _attempt(self) -> Ending:
         try:
             argv = arguments(self._config.spec.command)
-            inputs = self._fetch()
-            if inputs is None or not self._restore_folder():
+            prepared = self._prepare()
+            if prepared is not None and prepared.failed is not None:
+                return Ending(outcome=Outcome.FAILED, exit_code=prepared.failed)
+            if prepared is None or not self._restore_folder():
                 return Ending(outcome=classify(None, stop=self._stopping, progress=None))
             self._log.say(f"attempt {self._config.attempt} starts {argv[0]}")
-            self._command.start(
-                argv,
-                directory=self._config.work_directory,
-                environment=training_environment(self._config, inputs),
-            )
+            environment = training_environment(self._config, prepared.inputs)
+            if self._container is not None:
+                argv = self._container.argv(argv, environment)
+            self._command.start(argv, directory=self._config.work_directory, environment=environment)
             self._courier.observation.started()
         except Fenced as err:
             self._log.say(f"the command was not started: {err}")
@@ -176,20 +193,24 @@ class Supervisor:
             return _worse(outcome)
         return outcome
 
-    def _fetch(self) -> dict[str, Path] | None:
-        """The inputs; None if the attempt had to stop before they were there."""
-        fetching = Worker("inputs", self._fetch_inputs, self._bell)
-        self._stopping = self._until(fetching.done, self._stop_cause)
-        return None if self._stopping else fetching.result()
+    def _prepare(self) -> Prepared | None:
+        """What the command needs; None if the attempt had to stop before it was there."""
+        preparing = Worker("preparation", self._preparation.run, self._bell)
+        self._stopping = self._until(preparing.done, self._stop_cause)
+        if self._stopping is not None:
+            self._preparation.stop()
+            self._command.sweep()  # of the setup command that runs
+            return None
+        return preparing.result()
 
-    def _fetch_inputs(self) -> dict[str, Path]:
-        return fetch_inputs(
-            self._config.spec.inputs,
-            work_directory=self._config.work_directory,
-            target=self._config.scratch / "inputs",
-            log=self._log,
-            clock=self._clock,
-        )
+    def _keep_caches(self, ending: Ending) -> None:
+        """Keeps what the attempt has put into its caches, unless it had to end."""
+        if ending.outcome not in _UPLOADS_AFTER or self._stopping is not None or not self._preparation.has_caches:
+            return
+        self._courier.uploading = True
+        saving = Worker("caches", self._preparation.save_caches, self._bell)
+        self._until(saving.done, self._lease_cause)
+        self._courier.uploading = False
 
     def _supervise(self) -> None:
         """Returns when the command is over."""
@@ -227,6 +248,8 @@ class Supervisor:
             self._command.terminate()
 
     def _pass_on_notice(self) -> None:
+        if self.notices.take_recommendation():
+            self._pass_on_recommendation()
         notice = self.notices.take(self._clock.now())
         if notice is None:
             return
@@ -244,6 +267,16 @@ class Supervisor:
             self._command.terminate()
             self._told_until = _end_of_answer(notice)
         self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
+
+    def _pass_on_recommendation(self) -> None:
+        """Has a training that has attached save once; a script without the library has no way to be asked for just that."""
+        self._courier.recommended_at = self._clock.now()
+        self._courier.beat_now()
+        if self._stopping is not None or self._folder is not None:
+            return
+        if self.notices.deadline is None:
+            self._mailbox.ask(Request(ask=Ask.SAVE))
+        self._log.say("rebalance recommendation: an interruption of this machine has become likely; asked for a save")
 
     def _tell_of_notice(self, folder: FolderKeeper, notice: Notice) -> None:
         """Has the script save, if it listens, and the folder committed as soon as it is whole."""

@@ -13,10 +13,13 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from spotrun.checkpoint.distributed.document import of_rank
+from spotrun.checkpoint.naming import give_name, names_in
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.tree import Flat
+from spotrun.errors import SpotrunError, StoreError
 from spotrun.policy.retention import Retention
 from spotrun.store import BlobRef, BlobStore, CommitEntry, Lineage, Manifest, TensorRef
+from spotrun.store.notice import with_notice
 from spotrun.store.retention import Choice, Pruner
 from spotrun.store.tag import tags_by_manifest
 
@@ -73,6 +76,16 @@ class Committer(Protocol):
             StoreError: the store failed.
         """
 
+    def announce(self, deadline: datetime | None) -> None:
+        """This machine may be gone at the deadline, which commits from now on tell; None if it may not any more."""
+
+    def name(self) -> None:
+        """Gives the last commit the names that its state asks for, and those before it what they still lack.
+
+        Raises:
+            SpotrunError: it could not; the commit stands.
+        """
+
     def prune(self) -> None:
         """Removes what retention no longer keeps, after a commit.
 
@@ -97,6 +110,8 @@ class SoleCommitter:
         self._settings = settings
         self._resumed_from = resumed_from
         self._pruner = Pruner(store, choice_of(store, settings))
+        self._deadline: datetime | None = None
+        self._nameless: list[tuple[CommitEntry, str]] = []
 
     def share(self, flat: Flat, *, step: int | None) -> Flat:  # noqa: ARG002
         """See `Committer.share`."""
@@ -115,14 +130,38 @@ class SoleCommitter:
             captured_at=part.captured_at,
             blobs=part.blobs,
             tensors=dict(part.tensors),
-            state=part.document,
+            state=with_notice(part.document, self._deadline),
             fingerprint=dict(part.fingerprint),
             on_notice=part.on_notice,
             resumed_from=self._resumed_from,
             metrics=part.metrics,
             spotrun_version=version("spotrun"),
         )
-        return self._lineage.commit(manifest, metrics=metrics_logged(part.document))
+        entry = self._lineage.commit(manifest, metrics=metrics_logged(part.document))
+        self.ask_for_names(entry, part.document)
+        return entry
+
+    def ask_for_names(self, entry: CommitEntry, state: Any) -> None:
+        """The names that a commit's state asks for are given by the next `name`."""
+        self._nameless += [(entry, name) for name in names_in(state)]
+
+    def announce(self, deadline: datetime | None) -> None:
+        """See `Committer.announce`."""
+        self._deadline = deadline
+
+    def name(self) -> None:
+        """See `Committer.name`."""
+        asked, self._nameless = self._nameless, []
+        failure: SpotrunError | None = None
+        for entry, name in asked:
+            try:
+                give_name(self._store, name, entry, commits=self._lineage.commits, at=self._settings.clock.now())
+            except SpotrunError as err:
+                failure = err
+                if isinstance(err, StoreError):
+                    self._nameless.append((entry, name))
+        if failure is not None:
+            raise failure
 
     def prune(self) -> None:
         """See `Committer.prune`."""

@@ -16,7 +16,7 @@ from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.restore import Restored, refuse_lost, resume
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.state import Components
-from spotrun.errors import Fenced
+from spotrun.errors import Fenced, SpotrunError
 from spotrun.job.message import EXIT_FENCED
 from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, DamagedEntry, Lineage, open_store
 
@@ -62,7 +62,7 @@ def take_hold(settings: Settings, components: Components, reporter: Reporter, ga
     restored = load(lineage.commits, mine)
     _warn(restored, mine.warnings, reporter)
     restored = _gone_on_from(restored)
-    committer = SoleCommitter(store, lineage, settings, resumed_from=_step(restored))
+    committer = _committer(store, lineage, settings, reporter, restored)
     known = restored.blobs if restored is not None and _is_newest(lineage, restored) else {}
     return Hold(store, lineage.attempt, restored, committer, Alone(), known)
 
@@ -79,9 +79,7 @@ def _hold_together(
     restored = gang.resume(load)
     _warn(restored, (), reporter)
     restored = _gone_on_from(restored)
-    committer = gang.committer(
-        lambda lineage: SoleCommitter(store, lineage, settings, resumed_from=_step(restored)),
-    )
+    committer = gang.committer(lambda lineage: _committer(store, lineage, settings, reporter, restored))
     newest = entered.lineage is not None and restored is not None and _is_newest(entered.lineage, restored)
     known = restored.blobs if gang.agrees(newest) and restored is not None else {}
     return Hold(store, entered.attempt, restored, committer, gang.consensus, known)
@@ -103,6 +101,19 @@ def _claim(store: BlobStore, settings: Settings, reporter: Reporter) -> Lineage:
     return lineage
 
 
+def _committer(
+    store: BlobStore, lineage: Lineage, settings: Settings, reporter: Reporter, restored: Restored | None
+) -> SoleCommitter:
+    committer = SoleCommitter(store, lineage, settings, resumed_from=restored.entry.step if restored else None)
+    if restored is not None:  # whoever made that commit may have been lost before it had its names
+        committer.ask_for_names(restored.entry, restored.manifest.state)
+        try:
+            committer.name()
+        except SpotrunError as err:
+            reporter.warn(f"step {restored.entry.step} has not all of its tags: {err}")
+    return committer
+
+
 def _gone_on_from(restored: Restored | None) -> Restored | None:
     """What the loop goes on from: nothing, if only weights were imported."""
     return None if restored is not None and restored.imported else restored
@@ -120,7 +131,3 @@ def _warn(restored: Restored | None, others: Sequence[str], reporter: Reporter) 
 def _is_newest(lineage: Lineage, restored: Restored) -> bool:
     """Whether this is the newest commit without a doubt."""
     return all(isinstance(entry, ClaimEntry) for entry in lineage.log[restored.entry.seq :])
-
-
-def _step(restored: Restored | None) -> int | None:
-    return restored.entry.step if restored is not None else None

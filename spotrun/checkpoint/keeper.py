@@ -19,6 +19,7 @@ from spotrun.clock import Clock
 from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced
 from spotrun.job.message import EXIT_FENCED, Commit, TrainingPhase
 from spotrun.policy.cadence import Cadence, FixedInterval, notice_save_due, save_fits
+from spotrun.store.key import tag_key
 
 __all__ = ["Keeper"]
 
@@ -42,6 +43,8 @@ class Keeper:
         self._last_s = clock.monotonic()  # when the save of that state began, or the training
         self._failed_s: float | None = None  # when a save began that failed, until one succeeds
         self._wanted: bool | None = None  # a save the user asked for, and whether to wait for it
+        self._names: tuple[str, ...] = ()  # of the next commit, which is then of the next boundary
+        self._given: tuple[str, ...] = ()  # of the save that is in flight
         self._now = False  # that save is asked for between two steps, not inside of one
         self._fenced = False
         self._ending: Stop | None = None  # heard, and not carried out yet
@@ -78,8 +81,18 @@ class Keeper:
         self._saved = self._saved or saved
         self._last_s = self._clock.monotonic()
 
-    def want(self, *, wait: bool, now: bool = False) -> None:
-        """The user asks for a save at the next boundary; `now` if that comes at once, without a step."""
+    def want(self, *, wait: bool, now: bool = False, name: str | None = None) -> None:
+        """The user asks for a save at the next boundary; `now` if that comes at once, without a step.
+
+        Args:
+            name: a tag for it: then that very boundary is saved, after the save that is in flight.
+
+        Raises:
+            SpecError: it is not fit for a tag.
+        """
+        if name is not None:
+            tag_key(name)
+            self._names = tuple(dict.fromkeys((*self._names, name)))
         self._wanted = bool(self._wanted) or wait
         self._now = now
 
@@ -97,7 +110,7 @@ class Keeper:
         if wish.stop is not None:
             self._stop(boundary, wish.stop)
         if wish.notice is not None:
-            self._notice = wish.notice
+            self._take_notice(wish.notice)
         if wish.on_notice:
             self._saves_under_notice += 1
             self._save(boundary, on_notice=True)
@@ -147,7 +160,7 @@ class Keeper:
         """
         self._collect(wait=True)
         for attempt in range(_FINAL_TRIES):
-            if self._agreement.everywhere(self._saved == boundary.key, step=boundary.step):
+            if self._agreement.everywhere(self._is_saved(boundary), step=boundary.step):
                 break
             if attempt:
                 self._clock.sleep(_FINAL_PAUSE_S)
@@ -184,11 +197,13 @@ class Keeper:
         """
         since = self._clock.monotonic()
         self._collect(wait=True)
-        if self._agreement.everywhere(self._saved == boundary.key, step=boundary.step):
+        if self._agreement.everywhere(self._is_saved(boundary), step=boundary.step):
             return
         self._saved, self._last_s = boundary.key, since
+        self._given, self._names = self._names, ()
+        beside = {"logged": dict(self._reporter.metrics.latest), "tags": list(self._given)}  # what retention goes by
         self._saver.begin(
-            {**boundary.capture(), "logged": dict(self._reporter.metrics.latest)},  # what retention goes by
+            {**boundary.capture(), **beside},
             step=boundary.step,
             on_notice=on_notice,
             fingerprint=fingerprint(),
@@ -197,6 +212,10 @@ class Keeper:
         )
         self._stall_s = self._clock.monotonic() - since
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + self._stall_s)
+
+    def _is_saved(self, boundary: Boundary) -> bool:
+        """Whether this state is committed or being written, under all names that it is to have."""
+        return self._saved == boundary.key and not self._names
 
     def _is_due(self) -> bool:
         now_s, costs = self._clock.monotonic(), {"stall_s": self._stall_s, "durable_s": self._durable_s}
@@ -218,10 +237,15 @@ class Keeper:
         if isinstance(order, Stop):
             self._ending = self._ending or order
         elif isinstance(order, Notice):
-            self._notice = self._untold = order
+            self._untold = order
+            self._take_notice(order)
             self._saves_under_notice = 0
             if order.deadline is not None:
                 say(f"notice: this machine may be gone in {(order.deadline - self._clock.now()).total_seconds():.0f} s")
+
+    def _take_notice(self, notice: Notice | None) -> None:
+        self._notice = notice
+        self._saver.announce(notice.deadline if notice is not None else None)
 
     def _wish(self, boundary: Boundary) -> Wish:
         self._hear()
@@ -231,7 +255,7 @@ class Keeper:
         if self._notice is not None:
             return Wish(notice=notice, on_notice=self._saves_on(self._notice), fenced=self._fenced)
         wanted = self._wanted
-        if wanted is False and (self._saver.busy or self._saver.preparing):
+        if wanted is False and not self._names and (self._saver.busy or self._saver.preparing):
             wanted = None  # as soon as the save that is in flight has ended: the loop does not stand still for it
         if wanted is not None:
             self._wanted = None
@@ -258,7 +282,7 @@ class Keeper:
         if due and notice.deadline is not None and not self._fits(left_s):
             return False
         if not due and left_s <= 0:
-            self._notice = None  # it did not come to pass, or had no deadline
+            self._take_notice(None)  # it did not come to pass, or had no deadline
         return due
 
     def _fits(self, left_s: float) -> bool:
@@ -304,6 +328,8 @@ class Keeper:
         self._stall_s = commit.stall_s
         waited_s = commit.stall_s - outcome.snapshot.stall_s
         self._reporter.set(checkpoint_stall_s=self._reporter.progress.checkpoint_stall_s + waited_s)
+        if outcome.naming is not None:
+            self._reporter.warn(f"step {commit.step} is committed, but not all tags are given: {outcome.naming}")
         if outcome.pruning is not None:
             self._reporter.warn(f"old checkpoints could not be removed: {outcome.pruning}")
         self._reporter.set(commits=self._reporter.progress.commits + 1, last_commit=self._timed(commit))
@@ -341,8 +367,10 @@ class Keeper:
             if leave:
                 self._end_fenced()
             return
+        self._names = tuple(dict.fromkeys((*self._given, *self._names)))
+        named = f"; the next commit gets the tag {', '.join(self._given)}" if self._given else ""
         self._reporter.warn(
-            f"saving step {outcome.snapshot.step} failed: {error} ({kept}); the training goes on and will try again"
+            f"saving step {outcome.snapshot.step} failed: {error} ({kept}); the training goes on and will try again{named}"
         )
         self._reporter.write(now=True)
 

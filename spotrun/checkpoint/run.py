@@ -243,17 +243,19 @@ class Run:
         if self._is_complete():
             self.close()
 
-    def save(self, *, wait: bool = False) -> None:
+    def save(self, *, wait: bool = False, tag: str | None = None) -> None:
         """Saves at the end of this step; outside of a loop of ours, now.
 
         Args:
             wait: stand still until it is committed.
+            tag: a name for the commit, which retention keeps, and which an earlier commit of such a call gives up. Waits
+                for a save that is in flight, so that it is the state at the end of this step.
         """
         if os.getpid() != self._owner:
             raise CheckpointError("this is a forked process; only the one that called attach can save")
         if self._parts.keeper.done:
             raise CheckpointError("the run is over, its last state is committed")
-        self._parts.keeper.want(wait=wait, now=not self._loop)
+        self._parts.keeper.want(wait=wait, now=not self._loop, name=tag)
         if not self._loop:
             self._begin()
             self._pass_by()

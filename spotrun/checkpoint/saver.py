@@ -61,12 +61,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a save ended: a commit, or an error. `pruning` is what went wrong after the commit, if anything."""
+    """How a save ended: a commit, or an error. `naming` and `pruning` are what went wrong after the commit, if anything."""
 
     snapshot: Snapshot
     commit: Commit | None
     error: Exception | None
     took_s: float
+    naming: Exception | None = None
     pruning: Exception | None = None
 
 
@@ -173,6 +174,10 @@ class Saver:
             if plan.size <= _SOON_BYTES:
                 self._await_preparation()
 
+    def announce(self, deadline: datetime | None) -> None:
+        """This machine may be gone at the deadline: see `Committer.announce`."""
+        self._committer.announce(deadline)
+
     def settle(self) -> None:
         """The loop is about to change what a copy that is under way still reads: completes it."""
         if self._copying is not None:
@@ -235,9 +240,10 @@ class Saver:
         )
         pruning: Exception | None = None
         duration = took()
+        naming = _attempt(self._committer.name)
         if not snapshot.on_notice:  # then every second counts; the next save prunes
             pruning = _attempt(self._committer.prune)
-        self._outcome = Outcome(snapshot, commit, None, duration, pruning)
+        self._outcome = Outcome(snapshot, commit, None, duration, naming, pruning)
 
     def _write(self, snapshot: Snapshot, copying: Copying) -> tuple[CommitEntry, int]:
         """Makes a commit of the snapshot; gives it, and how many bytes were stored for it."""

@@ -4,7 +4,7 @@
 
 - `billing`: what EC2 bills for one attempt, pure.
 - `build_ledger`: the priced time line of a job, a pure fold of its journal. Every second of every attempt is useful,
-  checkpoint, start-up, restore, lost or idle, and the money of these and the extras adds up to the total exactly.
+  checkpoint, start-up, setup, restore, lost or idle, and the money of these and the extras adds up to the total exactly.
 - `measure_savings`: the comparison with the on-demand run that would have done the same useful work.
 - `make_report` gathers what is shown into one `Report`, which `render_terminal`, `to_json`, `to_csv` and `render_html`
   read: the figures cannot differ between them.

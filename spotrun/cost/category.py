@@ -19,6 +19,7 @@ class Category(str, Enum):
     USEFUL = "useful"  # steps whose result is in the final state, or still may be
     CHECKPOINT = "checkpoint"  # the loop stood still for a checkpoint
     START_UP = "start_up"  # launched, the training not yet attached
+    SETUP = "setup"  # the job's setup commands, cut out of the start-up
     RESTORE = "restore"  # reading the commit it resumes from
     LOST = "lost"  # work that no later attempt resumed from
     IDLE = "idle"  # after the last step: uploading, exiting, waiting to be gone
@@ -94,6 +95,7 @@ _LABELS = {
     Category.USEFUL: "Useful training",
     Category.CHECKPOINT: "Checkpoints",
     Category.START_UP: "Start-up",
+    Category.SETUP: "Setup",
     Category.RESTORE: "Restore",
     Category.LOST: "Lost work",
     Category.IDLE: "Idle",

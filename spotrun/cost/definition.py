@@ -45,6 +45,7 @@ DEFINITIONS = (
         "attempt that lost it; doing it again is useful.",
     ),
     Definition("Start-up", "From the launch of a machine until the training attaches to its run."),
+    Definition("Setup", "The job's setup commands, told apart from the start-up that they are a part of."),
     Definition("Restore", "Reading the checkpoint, until the first batch is asked for."),
     Definition("Checkpoints", "The time the training loop stood still for checkpoints; overlapped saving costs none."),
     Definition("Idle", "After the last step: uploading results, exiting, and waiting for the machine to be gone."),

@@ -11,7 +11,7 @@ Rules.
    damaged commit, found later, turns work that seemed safe into lost work. With nobody after it, its last commit counts.
 6. Waiting is time without an attempt. It costs nothing by itself.
 
-    total = useful + checkpoint + start-up + restore + lost + idle + extras      holds in Decimal, not nearly.
+    total = useful + checkpoint + start-up + setup + restore + lost + idle + extras      holds in Decimal, not nearly.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
-from spotrun.cost.category import MONEY_QUANTUM, apportion, to_money
+from spotrun.cost.category import MONEY_QUANTUM, Category, apportion, to_money
 from spotrun.cost.ledger import Ledger
 from spotrun.cost.savings import Savings, measure_savings
 from spotrun.job.state import Job
@@ -134,7 +134,11 @@ def money_lines(ledger: Ledger) -> tuple[MoneyLine, ...]:
 
     Shown amounts have cents, or more decimals below a dollar, and are rounded together: what is seen adds up.
     """
-    parts = [(category.value, category.label, usd) for category, usd in ledger.money.items()]
+    parts = [
+        (category.value, category.label, usd)
+        for category, usd in ledger.money.items()
+        if usd or category is not Category.SETUP  # most jobs have no setup
+    ]
     parts += [("extras", extra.kind, extra.usd) for extra in ledger.extras]
     total = ledger.total_usd
     quantum = _shown_quantum(total)

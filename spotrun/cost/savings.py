@@ -7,7 +7,8 @@ The words, all in USD and exact; times are those of the ledger, over all attempt
     gross           G  = B - compute                            a price discount: what the EC2 console calls savings.
                                                                 It counts hours that were wasted as saved.
     on-demand run   CF = on-demand price over D, from the first launch on, + extras it would have had
-                    D  = one start-up + useful + checkpoint     no restore, no lost work, no waiting, never interrupted
+                    D  = one start-up + useful + checkpoint     no restore, no lost work, no waiting, never interrupted;
+                                                                a start-up is one with its setup
     net             NS = CF - T                                 may be negative, and is then shown so
     waste           W  = lost + restore + idle + every start-up but the one that D has too
     goodput            useful time / run time; and over wall time, which waiting lowers too
@@ -40,6 +41,8 @@ __all__ = ["Savings", "measure_savings"]
 
 _HOUR_S = Decimal(3600)
 _NOTHING = timedelta(0)
+_BEGINNING = (Category.START_UP, Category.SETUP)  # once needed, whoever runs the job
+_WASTED = (Category.LOST, Category.RESTORE, Category.IDLE, *_BEGINNING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +76,12 @@ def measure_savings(ledger: Ledger, *, checkpoint_on_demand: bool = True) -> Sav
         checkpoint_on_demand: whether the on-demand run would save checkpoints as often as this one did.
     """
     first = _first_trained(ledger)
+    begun = sum((first.times[category] for category in _BEGINNING), _NOTHING) if first is not None else _NOTHING
     kept = [Category.USEFUL, *([Category.CHECKPOINT] if checkpoint_on_demand else [])]
     work = [
         (
             row,
-            sum((row.times[category] for category in kept), row.times[Category.START_UP] if row is first else _NOTHING),
+            sum((row.times[category] for category in kept), begun if row is first else _NOTHING),
         )
         for row in ledger.rows
     ]
@@ -122,9 +126,8 @@ def _first_trained(ledger: Ledger) -> AttemptRow | None:
 
 
 def _waste(ledger: Ledger, first: AttemptRow | None) -> Decimal:
-    money = ledger.money
-    needed = first.money[Category.START_UP] if first is not None else Decimal(0)
-    return money[Category.LOST] + money[Category.RESTORE] + money[Category.IDLE] + money[Category.START_UP] - needed
+    spent = sum((ledger.money[category] for category in _WASTED), Decimal(0))
+    return spent - (sum((first.money[category] for category in _BEGINNING), Decimal(0)) if first is not None else 0)
 
 
 def _on_demand_run(work: Sequence[tuple[AttemptRow, timedelta]]) -> Decimal:

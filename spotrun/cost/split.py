@@ -6,6 +6,7 @@
 - *kept* is the capture of the last commit that a later attempt resumed from (`kept_step`): what came before is in the
   final state, what came after was done again. It is the last step when nothing is lost: the attempt completed, or
   still runs.
+- The setup commands are a part of the start-up that is told apart.
 - The time the loop stood still for checkpoints is taken out of useful and lost time, on the side it happened.
 - The *tail* is idle, with two exceptions. An attempt that the provider took while its loop ran worked until the
   machine was gone: its tail, about a heartbeat long, is lost. An attempt that runs is training now: its tail is useful.
@@ -55,13 +56,13 @@ def split_attempt(story: AttemptStory, *, end: datetime, kept_step: int | None) 
         return _without_news(story, launched, end)
     attached = _within(story.attached_at, launched, end)
     if story.training_at is None:
-        return _split([(Category.START_UP, launched, attached), (Category.RESTORE, attached, end)])
+        return _split([*_start_up(story, launched, attached), (Category.RESTORE, attached, end)])
     training = _within(story.training_at, attached, end)
     last = _within(story.last_step_at or training, training, end)
     kept = last if kept_step is None else _within(story.reached(kept_step) or training, training, last)
     split = _split(
         [
-            (Category.START_UP, launched, attached),
+            *_start_up(story, launched, attached),
             (Category.RESTORE, attached, training),
             (Category.USEFUL, training, kept),
             (Category.LOST, kept, last),
@@ -78,12 +79,28 @@ def split_attempt(story: AttemptStory, *, end: datetime, kept_step: int | None) 
 def _without_news(story: AttemptStory, launched: datetime, end: datetime) -> TimeSplit:
     exited = end if story.exit is None else _within(story.exit.at, launched, end)
     if story.completed:
-        return _split([(Category.USEFUL, launched, exited), (Category.IDLE, exited, end)])
+        setup = _start_up(story, launched, _within(story.setup_until or launched, launched, exited))
+        return _split([*setup, (Category.USEFUL, setup[-1][2], exited), (Category.IDLE, exited, end)])
     if story.silent_since is None:
-        return _split([(Category.START_UP, launched, end)])
+        return _split([*_start_up(story, launched, exited), (_after_start_up(story), exited, end)])
     began = _within(story.silent_since, launched, exited)
     work = Category.USEFUL if story.exit is None and story.ended is None else Category.LOST
-    return _split([(Category.START_UP, launched, began), (work, began, exited), (Category.IDLE, exited, end)])
+    return _split([*_start_up(story, launched, began), (work, began, exited), (Category.IDLE, exited, end)])
+
+
+def _start_up(story: AttemptStory, launched: datetime, end: datetime) -> list[tuple[Category, datetime, datetime]]:
+    """From the launch to `end`; setup commands that are not known to be over ran until then."""
+    if story.setup_at is None:
+        return [(Category.START_UP, launched, end)]
+    begun = _within(story.setup_at, launched, end)
+    over = _within(story.setup_until or end, begun, end)
+    return [(Category.START_UP, launched, begun), (Category.SETUP, begun, over), (Category.START_UP, over, end)]
+
+
+def _after_start_up(story: AttemptStory) -> Category:
+    """What a machine does after the last word of an attempt of which nothing else is known: the end of a start-up, but
+    of one whose setup commands ran it is the way to its end."""
+    return Category.START_UP if story.setup_at is None else Category.IDLE
 
 
 def _tail(story: AttemptStory) -> Category:

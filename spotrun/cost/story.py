@@ -30,6 +30,8 @@ class AttemptStory:
 
     placed: Placed
     launched: Launched
+    setup_at: datetime | None = None
+    setup_until: datetime | None = None
     attached_at: datetime | None = None
     training_at: datetime | None = None
     last_step_at: datetime | None = None
@@ -79,6 +81,8 @@ class AttemptStory:
 
     def learn(self, progress: Progress) -> None:
         """Takes in one report of the training."""
+        self.setup_at = self.setup_at or progress.setup_at
+        self.setup_until = self.setup_until or progress.setup_until
         if not progress.told:
             self.silent_since = progress.training_at or self.silent_since
             return

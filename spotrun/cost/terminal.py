@@ -27,6 +27,7 @@ _COLOURS = {
     Category.USEFUL.value: "green",
     Category.CHECKPOINT.value: "blue",
     Category.START_UP.value: "yellow",
+    Category.SETUP.value: "bright_yellow",
     Category.RESTORE.value: "magenta",
     Category.LOST.value: "red",
     Category.IDLE.value: "bright_black",

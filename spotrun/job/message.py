@@ -60,6 +60,7 @@ def parse(kind: type[_D], data: bytes) -> _D | None:
 class TrainingPhase(str, Enum):
     """What the training process is busy with."""
 
+    SETUP = "setup"  # the job's setup commands run
     STARTING = "starting"  # before attach has claimed the lineage
     RESTORING = "restoring"  # reading a commit
     TRAINING = "training"
@@ -98,7 +99,11 @@ class Progress(_Document):
     last_commit: Commit | None = None
     guarantee: str = ""  # what a resume of this run restores exactly, in one sentence
     warnings: tuple[str, ...] = ()
-    output_bytes: int | None = None  # printed so far; told by the agent, of a command that has told nothing of itself
+    setup_at: datetime | None = None  # the setup commands began; told by the agent
+    setup_until: datetime | None = None  # the last of them was over
+    output_bytes: int | None = (
+        None  # printed or fetched so far; told by the agent, of a command that told nothing itself
+    )
     folder_changes: int | None = None  # seen so far in the folder that the agent keeps for such a command
 
     @property
@@ -162,6 +167,7 @@ class Heartbeat(_Document):
     at: datetime
     uploading: bool = False
     notice_deadline: datetime | None = None
+    recommended_at: datetime | None = None  # the provider recommended to leave this machine
     progress: Progress | None = None
 
 

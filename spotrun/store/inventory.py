@@ -16,6 +16,7 @@ from spotrun.store.content import read_manifest
 from spotrun.store.key import MANIFEST_PREFIX
 from spotrun.store.log import CommitEntry
 from spotrun.store.manifest import Manifest
+from spotrun.store.notice import announced_end
 from spotrun.store.parallel import in_parallel
 
 __all__ = ["CommitState", "Held", "find_commit", "inventory"]
@@ -41,6 +42,8 @@ class Held:
         added: bytes of blobs that the commit before it in the log does not have; None if that one was pruned.
         saved_s: from the step boundary whose state it is to its entry in the log, in job time.
         resumed_from: the step that its attempt started from.
+        margin_s: from its entry in the log to the end of its machine that was announced by then; negative if it came
+            later, None if no end was announced.
         problem: what is wrong with it.
     """
 
@@ -50,6 +53,7 @@ class Held:
     added: int | None = None
     saved_s: float | None = None
     resumed_from: int | None = None
+    margin_s: float | None = None
     problem: str = ""
 
 
@@ -60,6 +64,7 @@ class _Summary:
     blobs: Mapping[str, int]
     saved_s: float
     resumed_from: int | None
+    margin_s: float | None = None
 
 
 def inventory(store: BlobStore, commits: Sequence[CommitEntry]) -> list[Held]:
@@ -119,7 +124,9 @@ def find_commit(
 
 def _summary(entry: CommitEntry, manifest: Manifest) -> _Summary:
     saved_s = max((entry.at - manifest.captured_at).total_seconds(), 0.0)
-    return _Summary({blob.key: blob.size for blob in manifest.blobs}, saved_s, manifest.resumed_from)
+    end = announced_end(manifest.state)
+    margin_s = None if end is None else (end - entry.at).total_seconds()
+    return _Summary({blob.key: blob.size for blob in manifest.blobs}, saved_s, manifest.resumed_from, margin_s)
 
 
 def _held(
@@ -139,4 +146,5 @@ def _held(
         added=added,
         saved_s=found.saved_s,
         resumed_from=found.resumed_from,
+        margin_s=found.margin_s,
     )

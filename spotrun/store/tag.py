@@ -20,7 +20,7 @@ from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, BLOB_PREFIX, MANIFEST_KEY, STEP_MAX, TAG_PREFIX, tag_key
 from spotrun.store.log import CommitEntry
 
-__all__ = ["Tag", "add_tag", "read_tags", "remove_tag", "tags_by_manifest"]
+__all__ = ["Tag", "add_tag", "find_tag", "read_tags", "remove_tag", "tags_by_manifest"]
 
 _TAG = re.compile(r"tags/([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.json", re.ASCII)
 _TAGS_MAX = 10_000
@@ -80,6 +80,21 @@ def remove_tag(store: BlobStore, name: str) -> None:
     if key not in store.list(TAG_PREFIX):
         raise SpecError(f"there is no tag {name}")
     store.delete(key)
+
+
+def find_tag(store: BlobStore, name: str) -> Tag | None:
+    """The tag of this name; None if there is none.
+
+    Raises:
+        SpecError: the name is not fit for one.
+        CheckpointCorrupt: it cannot be read.
+        StoreError: the store failed.
+    """
+    key = tag_key(name)
+    try:
+        return _decode(key, store.read(key, 0, _TAG_BYTES_MAX + 1))
+    except StoreMissing:
+        return None
 
 
 def read_tags(store: BlobStore) -> tuple[Tag, ...]:

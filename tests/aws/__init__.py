@@ -14,4 +14,8 @@ code under test knows none of this: it is given `AWS_ENDPOINT_URL` and credentia
 | `fleet`, `template`, `instance`, `listing` | EC2 operations that moto answers wrongly or not at all |
 | `table` | services that moto lacks: Price List, Service Quotas, images by SSM parameter |
 | `event` | EventBridge events of EC2, which moto does not emit |
+| `runner`, `machine` | instances as machines: their user data run as processes, in EC2's order of states |
+| `init`, `unit`, `shim` | what systemd, `shutdown` and the image's Python are on such a machine |
+| `metadata` | the instance metadata service of one machine |
+| `wait` | waiting for a condition |
 """

@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
+from .runner import Runner
 from .world import World
 
 
@@ -19,6 +20,19 @@ def world() -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def runner(world: World) -> Iterator[Runner]:
+    """Instances of the world are machines that run."""
+    made = Runner(world)
+    try:
+        yield made
+    finally:
+        made.close()
+        left = [process for machine in made.machines() for process in machine.processes()]
+        assert left == []
+        assert world.problems == []
 
 
 @pytest.fixture

@@ -22,13 +22,16 @@ class Credentials:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._expired: set[str] = set()
+        self._owners: dict[str, str] = {}
 
-    def issue(self) -> dict[str, str]:
-        """Fresh temporary credentials as variables of an environment."""
+    def issue(self, owner: str = "user") -> dict[str, str]:
+        """Fresh temporary credentials of a user or role, as variables of an environment."""
         with self._lock:
             number = next(self._numbers)
+            access_key = f"ASIATEST{number:012d}"
+            self._owners[access_key] = owner
         return {
-            "AWS_ACCESS_KEY_ID": f"ASIATEST{number:012d}",
+            "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": f"secret-{number}",
             "AWS_SESSION_TOKEN": f"token-{number}",
         }
@@ -42,6 +45,10 @@ class Credentials:
         """The key works again, as if the user had logged in anew under the same profile."""
         with self._lock:
             self._expired.discard(access_key)
+
+    def owner(self, access_key: str) -> str:
+        """Whose key it is; `root` for a key that was not issued here."""
+        return self._owners.get(access_key, "root")
 
     def refuse(self, call: Call) -> Answer | None:
         """The refusal of a call whose key has expired."""

@@ -88,6 +88,7 @@ class World:
         self.image_parameters = {IMAGE_PARAMETER}
         self.on_start: Callable[[Any], None] | None = None
         self.on_end: Callable[[Any, Cause], None] | None = None
+        self.problems: list[Exception] = []  # of this world itself; a test that meets one has shown nothing
         self._images: dict[str, str] = {}
         self._hide = 0
         self._hidden: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """A small training for several processes, for the tests of this directory.
 
-    gang_small.py OUT --kind ddp|fsdp|plain --steps N --batch B [--save-at S ...] [--wait] [--crash-after S]
-                      [--die PHASE:RANK] [--cold] [--short RANK] [--slow]
+    gang_small.py OUT --kind ddp|fsdp|plain --steps N --batch B [--save-at S ...] [--wait] [--asks RANK] [--tag T]
+                      [--crash-after S] [--die PHASE:RANK] [--cold] [--short RANK] [--slow]
 
 Writes OUT/<rank>.json: losses and samples by step, and digests of the full state at the end.
 """
@@ -74,8 +74,8 @@ def main() -> None:
             scheduler.step()
             seen.append([run.steps_done, sorted(inputs[:, 0].tolist())])
             losses.append(loss.item())
-            if run.steps_done + 1 in options.save_at and rank == 0:
-                run.save(wait=options.wait)
+            if run.steps_done + 1 in options.save_at and rank == options.asks:
+                run.save(wait=options.wait, tag=options.tag)
             if run.steps_done + 1 == options.crash_after:
                 os._exit(3)
     tell(Path(options.out), rank, {"model": model, "optimizer": optimizer}, {"seen": seen, "losses": losses})
@@ -91,6 +91,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--save-at", type=int, nargs="*", default=[])
     parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--asks", type=int, default=0)
+    parser.add_argument("--tag")
     parser.add_argument("--crash-after", type=int, default=-1)
     parser.add_argument("--die", default="")
     parser.add_argument("--slow", action="store_true")

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from spotrun.store import CommitEntry, open_store, read_log, verify
+from spotrun.store.tag import read_tags
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "SPOTRUN_RANK_TIMEOUT": "2",
-    "PYTHONPATH": str(HERE),
+    "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
     "TORCH_CPP_LOG_LEVEL": "FATAL",
 }
 
@@ -197,6 +198,15 @@ def test_a_stop_of_any_process_stops_all_at_one_step(nursery: Nursery, tmp_path:
     resumed = nursery.train(2, "--steps", entry.step + 2)
     straight = nursery.at(tmp_path / "straight").train(2, "--steps", entry.step + 2)
     assert resumed.states == straight.states
+
+
+@pytest.mark.parametrize(("at", "tagged"), [(3, 4), (6, 6)])
+def test_a_tag_of_any_process_is_given(nursery: Nursery, at: int, tagged: int) -> None:
+    """The second one asks; the first one commits. Its wish is granted a step later, or with the last state."""
+    trained = nursery.train(2, "--steps", 6, "--save-at", at, "--asks", 1, "--tag", "good")
+    assert trained.codes == [0, 0], trained.told
+    store = open_store(str(nursery.place / ".spotrun" / "small"))
+    assert [(tag.name, tag.step) for tag in read_tags(store)] == [("good", tagged)]
 
 
 def test_processes_out_of_step_are_told(nursery: Nursery) -> None:

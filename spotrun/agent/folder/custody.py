@@ -18,6 +18,7 @@ from spotrun.job.spec import Checkpoint
 from spotrun.policy.retention import Retention, retention_from_json
 from spotrun.store import BlobStore, ClaimEntry, CommitEntry, DamagedEntry, Lineage, Manifest, read_manifest
 from spotrun.store.log import Signing
+from spotrun.store.notice import with_notice
 from spotrun.store.retention import Choice, Pruner
 from spotrun.store.signing import open_signing
 from spotrun.store.tag import tags_by_manifest
@@ -103,8 +104,13 @@ class Custody:
         """The highest step of the commits known, None before the first."""
         return max((entry.step for entry in self._lineage.commits), default=None)
 
-    def commit(self, stored: Stored, *, step: int, captured_at: datetime, on_notice: bool) -> CommitEntry:
+    def commit(
+        self, stored: Stored, *, step: int, captured_at: datetime, on_notice: bool, deadline: datetime | None = None
+    ) -> CommitEntry:
         """Makes a generation the run's state.
+
+        Args:
+            deadline: when the machine may be gone, if that is announced.
 
         Raises:
             Fenced, CheckpointCorrupt, StoreError: see `Lineage.commit`.
@@ -117,7 +123,7 @@ class Custody:
                 step=step,
                 captured_at=captured_at,
                 blobs=stored.blobs,
-                state=stored.record.to_state(),
+                state=with_notice(stored.record.to_state(), deadline),
                 on_notice=on_notice,
                 resumed_from=self._resumed_from,
                 spotrun_version=version("spotrun"),

@@ -225,7 +225,9 @@ class FolderKeeper:
         captured_at = self._clock.now() - timedelta(seconds=max(0.0, self._clock.monotonic() - whole.changed_s))
         captured_at = max(captured_at, self._newsroom.news.training_at or captured_at)
         try:
-            entry = folder.custody.commit(stored, step=step, captured_at=captured_at, on_notice=hurried)
+            entry = folder.custody.commit(
+                stored, step=step, captured_at=captured_at, deadline=self._deadline, on_notice=hurried
+            )
         except (Fenced, CheckpointCorrupt) as err:
             if isinstance(err, Fenced) or err.key.startswith("log/"):
                 self._fence(err)
@@ -255,6 +257,7 @@ class FolderKeeper:
             at=entry.at,
             captured_at=captured_at,
             size_bytes=entry.size,
+            new_bytes=new_bytes,
             on_notice=entry.on_notice,
             margin_s=margin_s,
         )

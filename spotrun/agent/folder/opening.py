@@ -127,7 +127,8 @@ def _restore(
 
 def _commit_first(custody: Custody, uploader: Uploader, listing: Listing, *, clock: Clock, news: Newsroom) -> None:
     stored = uploader.store(listing, urgent=True)
-    entry = custody.commit(stored, step=numbered(listing, None), captured_at=clock.now(), on_notice=False)
+    step = numbered(listing, None)
+    entry = custody.commit(stored, step=step, captured_at=clock.now(), on_notice=False)
     uploader.committed(stored)
     news.set(step=entry.step)
     if listing.files:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -124,6 +125,16 @@ class GangCommitter:
         self._answered = True
         self._tell({"entry": _ENTRY.dump_python(entry, mode="json")})
         return entry
+
+    def announce(self, deadline: datetime | None) -> None:
+        """See `Committer.announce`."""
+        if self._sole is not None:
+            self._sole.announce(deadline)
+
+    def name(self) -> None:
+        """See `Committer.name`."""
+        if self._sole is not None:
+            self._sole.name()
 
     def prune(self) -> None:
         """See `Committer.prune`."""

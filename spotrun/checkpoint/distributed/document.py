@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["beside", "differing", "map_tensors", "merged", "of_rank", "world_of"]
+__all__ = ["beside", "differing", "map_tensors", "merged", "of_rank", "together", "world_of"]
 
 _CONTAINERS = frozenset({"tuple", "size", "deque", "dict", "ordered", "counter"})  # kinds that are looked into
 
@@ -29,6 +29,11 @@ def world_of(state: Any) -> int:
 def of_rank(state: Any, rank: int) -> Any:
     """The document of one process in a merged one; a document of a single process is everyone's."""
     return _select(state["v"], rank) if _is(state, "gang") else state
+
+
+def together(state: Any) -> Any:
+    """The documents of all processes in one; the document itself, of a single process."""
+    return state["v"] if _is(state, "gang") else state
 
 
 def beside(state: Any, name: str) -> dict[str, Any]:

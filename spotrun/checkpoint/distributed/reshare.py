@@ -87,7 +87,7 @@ def localized(state: Any, place: Place) -> Localized:
     if world == place.world:
         return Localized(of_rank(state, place.rank))
     apart = list(differing(state))
-    own = ("randomness", "generators", "position", "logged")
+    own = ("randomness", "generators", "position", "logged", "tags")
     buffers = [path for path in apart if path[0] == "models" and "buffers" in path]
     fixed = [path for path in apart if path[0] not in own and path not in buffers]
     if fixed:

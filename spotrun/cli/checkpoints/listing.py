@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spotrun.store import ClaimEntry
     from spotrun.store.inventory import Held
 
-__all__ = ["ls"]
+__all__ = ["ls", "margin_of"]
 
 _COLUMNS = ("step", "committed at", "size", "new", "saved in", "state", "on notice", "tags", "metrics")
 _METRICS_SHOWN = 2
@@ -35,7 +35,8 @@ def ls(
 ) -> None:
     """List a run's commits, attempt by attempt: size, what each added, how long it took, whether a notice asked for it.
 
-    Times are job time. `new` is what the commit before did not have; `saved in` runs from the step's end to the commit.
+    Times are job time. `new` is what the commit before did not have; `saved in` runs from the step's end to the commit;
+    `on notice` tells how long before the announced end of its machine that was.
     """
     from rich.console import Console
 
@@ -64,6 +65,12 @@ def ls(
         console.print(f"[red]{entry.key}: {entry.reason}; it is not believed, the entries around it are used[/red]")
     if len(run.damaged) > _DAMAGED_MAX:
         console.print(f"[red]and {len(run.damaged) - _DAMAGED_MAX} more of {len(run.log)} entries of the log[/red]")
+
+
+def margin_of(run: Run, each: Held) -> float | None:
+    """Seconds from a commit to the end of its machine that was announced; what the commit does not know a job may."""
+    told = run.margins.get((each.entry.step, each.entry.attempt))
+    return told if each.margin_s is None else each.margin_s
 
 
 def _tree(run: Run, shown: Iterable[Held], tags: dict[str, frozenset[str]]) -> Tree:
@@ -124,10 +131,10 @@ def _cells(run: Run, each: Held, tags: frozenset[str]) -> tuple[str, ...]:
     from rich.markup import escape
 
     entry = each.entry
-    margin = run.margins.get((entry.step, entry.attempt))
-    notice = ""
-    if entry.on_notice:
-        notice = "yes" if margin is None else f"{abs(margin):.0f} s {'before' if margin >= 0 else 'after'} the end"
+    margin = margin_of(run, each)
+    notice = "yes" if entry.on_notice else ""
+    if margin is not None:
+        notice = f"{abs(margin):.0f} s {'before' if margin >= 0 else 'after'} the end"
     return (
         str(entry.step),
         f"{entry.at:%F %T}",
@@ -151,7 +158,7 @@ def _row(run: Run, each: Held, tags: frozenset[str]) -> dict[str, Any]:
         "new_bytes": each.added,
         "saved_s": each.saved_s,
         "on_notice": entry.on_notice,
-        "margin_s": run.margins.get((entry.step, entry.attempt)),
+        "margin_s": margin_of(run, each),
         "metrics": dict(entry.metrics),
         "tags": sorted(tags),
         "resumed_from": each.resumed_from,

@@ -12,7 +12,8 @@ from agent_fakes import START
 
 from spotrun.agent.bell import Bell
 from spotrun.agent.lease import Lease
-from spotrun.agent.notice import MetadataService, Notice, NoticeBoard
+from spotrun.agent.metadata import MetadataService
+from spotrun.agent.notice import Notice, NoticeBoard
 from spotrun.job.message import Ask, Control
 
 

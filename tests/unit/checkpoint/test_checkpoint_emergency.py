@@ -18,7 +18,8 @@ from torch import nn
 import spotrun
 from spotrun.checkpoint import hold
 from spotrun.job.message import Ask, Progress, Request, parse
-from spotrun.store import CommitEntry, MemoryStore, read_log
+from spotrun.store import CommitEntry, MemoryStore, read_log, read_manifest
+from spotrun.store.notice import announced_end
 
 
 class Hands:
@@ -318,6 +319,8 @@ def test_a_save_in_flight_is_let_end_where_a_new_one_could_not(
     assert told.last_commit is not None
     assert told.last_commit.margin_s == 70
     settled(run)
+    ends = [announced_end(read_manifest(job.store, entry).state) for entry in job.commits]
+    assert ends == [None, *[job.hands.at + timedelta(seconds=70)] * 2]
     assert job.steps == [1, 3, 5]  # 70 s may be enough for what took 100 s, and nothing is in its way any more
     run._parts.keeper.abandon()
 

@@ -8,7 +8,7 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from spotrun.store import (
 )
 from spotrun.store.digest import digest_of
 from spotrun.store.log import encode_entry
+from spotrun.store.notice import with_notice
 from spotrun.store.signing import KeySigning
 
 KEY = "canary-of-the-signing-key-0123456789"
@@ -74,7 +75,7 @@ def spotrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     return call
 
 
-def save(lineage: Lineage, store: FileStore, step: int, *, loss: float) -> CommitEntry:
+def save(lineage: Lineage, store: FileStore, step: int, *, loss: float, end: datetime | None = None) -> CommitEntry:
     assert lineage.attempt is not None
     before = {blob.digest: blob for blob in read_manifest(store, lineage.commits[-1]).blobs} if lineage.commits else {}
     blobs = (
@@ -92,10 +93,13 @@ def save(lineage: Lineage, store: FileStore, step: int, *, loss: float) -> Commi
             "models.model.parameters.weight": TensorRef(blob=0, dtype="float32", shape=(2, 2), start=0, end=16),
             "frozen.model.layer": TensorRef(blob=1, dtype="uint8", shape=(12,), start=0, end=12),
         },
-        state={
-            "position": {"step": step, "epoch": 1},
-            "optimizers": {"sgd": {"kind": "SGD", "groups": [{"options": {"lr": 0.5}}]}},
-        },
+        state=with_notice(
+            {
+                "position": {"step": step, "epoch": 1},
+                "optimizers": {"sgd": {"kind": "SGD", "groups": [{"options": {"lr": 0.5}}]}},
+            },
+            end,
+        ),
         fingerprint={"torch": "2.13"},
     )
     return lineage.commit(manifest, metrics={"loss": loss})
@@ -135,6 +139,26 @@ def test_the_lineage_is_listed_attempt_by_attempt(spotrun: Spotrun, run: tuple[F
     assert [row["new_bytes"] for row in rows] == [28, 16, 16, 16, 16]
     assert [row["size_bytes"] for row in rows] == [28] * 5
     assert rows[1]["metrics"] == {"loss": 0.05}
+
+
+def test_a_commit_under_a_notice_tells_its_margin(spotrun: Spotrun, tmp_path: Path) -> None:
+    """Of the end that was announced when it was made, and of its own time: the store alone knows both, without a job."""
+    place = tmp_path / "run"
+    store, lineage = begin(place)
+    early = SystemClock().now() + timedelta(hours=1)
+    entry = save(lineage, store, 10, loss=1.0, end=early)
+    late = save(lineage, store, 20, loss=1.0, end=entry.at - timedelta(hours=1))
+    save(lineage, store, 30, loss=1.0)
+    margins = [(early - entry.at).total_seconds(), (entry.at - late.at).total_seconds() - 3600, None]
+    assert [row["margin_s"] for row in spotrun("ls", str(place), "--json").json["commits"]] == margins
+    listed = spotrun("ls", str(place)).out
+    assert "s before the end" in listed
+    assert "s after the end" in listed
+    assert "s before the end of its machine that was announced" in spotrun("show", str(place), "10").out
+    shown = spotrun("show", str(place), "20", "--json").json
+    assert (shown["margin_s"], shown["new_bytes"]) == (margins[1], 16)
+    assert shown["saved_s"] > 0
+    assert "margin" not in spotrun("show", str(place), "30").out
 
 
 def test_a_commit_is_shown_down_to_its_tensors(spotrun: Spotrun, run: tuple[FileStore, str]) -> None:

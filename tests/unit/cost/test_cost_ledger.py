@@ -129,6 +129,36 @@ class TestSplit:
         events = [submitted(), placed(1, T0), launched(1, T0), ended(1, T0 + HOUR)]
         assert spent(ledger_of(events).rows[0]) == minutes(start_up=60)
 
+    @pytest.mark.parametrize(
+        ("news", "parts"),
+        [
+            ({"setup_at": at("08:10"), "setup_until": at("08:25"), "attached_at": at("08:30"), "training_at": at("08:30")},
+             {"start_up": 15, "setup": 15, "lost": 30}),
+            ({"setup_at": at("08:10"), "setup_until": at("08:25"), "attached_at": at("08:30")},
+             {"start_up": 15, "setup": 15, "restore": 30}),
+            ({"setup_at": at("08:10"), "output_bytes": 7, "phase": TrainingPhase.SETUP}, {"start_up": 10, "setup": 50}),
+            ({"setup_at": at("08:10"), "setup_until": at("08:25"), "output_bytes": 7}, {"start_up": 45, "setup": 15}),
+        ],
+    )  # fmt: skip
+    def test_setup_commands_are_told_apart_from_the_start_up(self, news, parts):
+        """However far the attempt got: over and training, over and restoring, in the middle of them, just after."""
+        events = [submitted(), placed(1, T0), launched(1, T0), training(1, at("08:40"), **news), ended(1, at("09:00"))]
+        ledger = ledger_of([*events, placed(2, at("09:00")), launched(2, at("09:00"))], until=at("09:00"))
+        assert spent(ledger.rows[0]) == minutes(**parts)
+        check_identities(ledger)
+
+    def test_setup_of_a_command_that_never_attached_is_no_useful_work(self):
+        """It completed, so all after its setup is useful."""
+        setup = {
+            "setup_at": at("08:10"),
+            "setup_until": at("08:20"),
+            "output_bytes": 7,
+            "phase": TrainingPhase.STARTING,
+        }
+        events = [submitted(), placed(1, T0), launched(1, T0), training(1, at("08:21"), **setup)]
+        events += [exited(1, at("08:50")), ended(1, at("09:00"), EndReason.EXITED)]
+        assert spent(ledger_of(events).rows[0]) == minutes(start_up=10, setup=10, useful=30, idle=10)
+
     def test_an_attempt_lost_while_it_restored_never_trained(self):
         news = training(1, T0, phase=TrainingPhase.RESTORING, attached_at=T0 + HOUR / 4)
         events = [submitted(), placed(1, T0), launched(1, T0), news, ended(1, T0 + HOUR)]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spotrun.agent.notice import MetadataService
+from spotrun.agent.metadata import MetadataService
 from spotrun.market import MarketKind
 from spotrun.providers.local.imds import MetadataServer
 

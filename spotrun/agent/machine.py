@@ -1,0 +1,126 @@
+"""`python -m spotrun.agent.machine <order> [<folder>]`: one attempt on a rented machine, which ends with it.
+
+User data have put the order there and installed this very spotrun. Here the launch document is fetched from the job's
+place, the agent's environment made of it, and the attempt run as anywhere else. Whatever happens, the machine is told to
+shut down at the end; a machine that is told to terminate when it shuts down costs nothing from then on.
+
+    <folder>/work       the job's code; the command runs here
+    <folder>/scratch    of this attempt: mailbox, inputs, outputs
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from spotrun.agent.bell import Bell
+from spotrun.agent.config import DEFAULT_METADATA_URL, AgentConfig, read_environment
+from spotrun.agent.metadata import MetadataService
+from spotrun.agent.supervisor import Supervisor
+from spotrun.clock import SystemClock
+from spotrun.errors import SpecError, SpotrunError, StoreError
+from spotrun.job.machine import LaunchDocument, MachineOrder
+from spotrun.job.message import Exit, Outcome, Place
+from spotrun.store import BlobStore, Patience, RetryingStore, open_store
+
+__all__ = ["main", "power_off"]
+
+_FOLDER = Path("/opt/spotrun/job")
+# The document was written before the machine was asked for: what is missing now is a role that has not come through yet.
+_PATIENCE = Patience(total_s=120.0, first_s=0.5, longest_s=10.0)
+_IMPATIENCE = Patience(total_s=1.0, first_s=0.1, longest_s=0.5)  # see spotrun.agent.__main__
+_SHUTDOWN_WALL_S = 60.0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the attempt and powers the machine off; gives the exit code, which nobody may live to see."""
+    try:
+        return _attempt(Path(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else _FOLDER)
+    except Exception as err:  # noqa: BLE001  the process ends here, and with it the machine
+        sys.stderr.write(f"[spotrun] the agent failed: {type(err).__name__}: {err}\n")
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        power_off()
+
+
+def power_off() -> None:
+    """Tells the machine to shut down. Says so if it cannot: the unit's end and the guard's timer try again."""
+    try:
+        subprocess.run(["shutdown", "-h", "now"], stdin=subprocess.DEVNULL, timeout=_SHUTDOWN_WALL_S, check=True)
+    except (OSError, subprocess.SubprocessError) as err:
+        sys.stderr.write(f"[spotrun] the machine could not be shut down from here: {err}\n")
+
+
+def _attempt(order_file: Path, folder: Path) -> int:
+    order = MachineOrder.model_validate_json(order_file.read_bytes())
+    store = open_store(order.place, dict(order.store) or None)
+    inner = store.inner if isinstance(store, RetryingStore) else store
+    try:
+        config = _config(order, folder, RetryingStore(inner, patience=_PATIENCE))
+    except (SpecError, StoreError, OSError, ValueError) as err:
+        sys.stderr.write(f"[spotrun] {err}\n")
+        _say_last_word(order, inner, err)
+        return 1
+    bell = Bell()
+    supervisor = Supervisor(config, store=RetryingStore(inner, patience=_IMPATIENCE), clock=config.clock(), bell=bell)
+    bell.listen(supervisor.notices.signalled)
+    return 0 if supervisor.run() else 1
+
+
+def _config(order: MachineOrder, folder: Path, store: BlobStore) -> AgentConfig:
+    document = LaunchDocument.model_validate_json(store.read(order.launch_key))
+    if document.attempt != order.attempt:
+        raise SpecError(
+            f"{order.launch_key} is for attempt {document.attempt}, and this machine is attempt {order.attempt}"
+        )
+    environment = _environment(document, folder, os.environ)
+    for directory in (environment["SPOTRUN_WORKDIR"], environment["SPOTRUN_SCRATCH"]):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    return read_environment(environment)
+
+
+def _environment(document: LaunchDocument, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
+    """The agent's environment: the machine's own, the launch's over it, and what only the machine knows over both."""
+    url = own.get("SPOTRUN_IMDS") or own.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_METADATA_URL
+    metadata = MetadataService(url.rstrip("/"))
+    environment = {
+        **own,
+        **document.environment,
+        "SPOTRUN_IMDS": url.rstrip("/"),
+        "SPOTRUN_INSTANCE": metadata.text("instance-id") or f"unknown-{document.attempt}",
+        "SPOTRUN_WORKDIR": str(folder / "work"),
+        "SPOTRUN_SCRATCH": str(folder / "scratch"),
+    }
+    region = metadata.text("placement/region")
+    if region is not None and not environment.get("AWS_REGION"):
+        environment.setdefault("AWS_DEFAULT_REGION", region)
+    return environment
+
+
+def _say_last_word(order: MachineOrder, store: BlobStore, err: Exception) -> None:
+    """The job ends with a sentence, not with a machine that went silently."""
+    sentence = (
+        str(err)
+        if isinstance(err, SpotrunError | OSError)
+        else f"the launch document is malformed: {type(err).__name__}"
+    )
+    last_word = Exit(
+        attempt=order.attempt,
+        outcome=Outcome.START_FAILED,
+        at=SystemClock().now(),
+        tail=(f"[spotrun] the attempt could not be started: {sentence}",),
+    )
+    try:
+        RetryingStore(store, patience=_PATIENCE).write(Place(order.attempt).exit, [last_word.to_bytes()])
+    except StoreError as failure:
+        sys.stderr.write(f"[spotrun] nor could that be told: {failure}\n")
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    os._exit(code)  # not sys.exit: a store's thread that hangs would keep the machine, and its bill, alive
