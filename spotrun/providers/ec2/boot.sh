@@ -62,7 +62,7 @@ boot() {
   # Without a pip of its own: the image's is newer, and an old setuptools beside it would hide the image's.
   "$python" -m venv --without-pip "$OPT/venv"
   "$python" "$ETC/boot.py" inherit "$OPT/venv"
-  "$OPT/venv/bin/python" -m pip --version || "$OPT/venv/bin/python" -m ensurepip
+  "$OPT/venv/bin/python" -c 'import pip' || "$OPT/venv/bin/python" -m ensurepip
   what=$("$python" "$ETC/boot.py" fetch "$ETC/attempt.json" "$OPT")
   pip() { "$OPT/venv/bin/python" -m pip --no-input --disable-pip-version-check "$@"; }
   # Twice: the first takes exactly this spotrun, the second only those of its dependencies that the image lacks.
