@@ -128,6 +128,8 @@ class Supervisor:
                 argv = self._container.argv(argv, environment)
             self._command.start(argv, directory=self._config.work_directory, environment=environment)
             self._courier.observation.started()
+            if self._config.spec.setup and self._preparation.has_caches:  # what setup made helps the next attempt too
+                self._background.append(Worker("caches", self._preparation.save_caches, self._bell))
         except Fenced as err:
             self._log.say(f"the command was not started: {err}")
             return Ending(outcome=Outcome.FENCED)

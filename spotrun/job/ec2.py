@@ -103,7 +103,7 @@ class Ec2(Section):
     """Container image that the command runs in, instead of on the machine itself."""
 
     rebalance: Rebalance = Rebalance.SAVE
-    """At AWS's recommendation to rebalance: `ignore` it, `save` at once, or save and `move` elsewhere."""
+    """At AWS's recommendation to rebalance: `ignore` it, `save` at once, or `move`, which saves too."""
 
     queue: Annotated[str, _like(_QUEUE, "is no name of a queue")] | None = None
     """Name of the SQS queue that EventBridge sends notices to, so that the controller hears of them at once."""
