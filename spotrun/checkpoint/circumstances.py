@@ -73,6 +73,8 @@ class Strictness:
         )
         if self.in_job:
             say(refusal)
+            reporter.set(refusal=refusal)
+            reporter.write(now=True)
             sys.exit(_EXIT_REFUSED)
         raise CheckpointError(refusal)
 

@@ -51,7 +51,8 @@ def main(
     ] = Path("~/.spotrun"),
 ) -> None:
     """PyTorch training on spot capacity as if the capacity were reliable."""
-    ctx.obj = Home(home.expanduser().absolute())
+    path = home.expanduser().absolute()
+    ctx.obj = Home(path.resolve() if ".." in path.parts else path)  # places below it become URLs, which have no way up
 
 
 app.command("run")(run_verb.run)

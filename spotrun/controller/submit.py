@@ -69,7 +69,8 @@ def _anchored(spec: JobSpec, workdir: Path) -> JobSpec:
     """The spec with a relative place for checkpoints made absolute: attempts run elsewhere."""
     if spec.checkpoint is None or "://" in spec.checkpoint.uri:
         return spec
-    uri = (workdir / Path(spec.checkpoint.uri).expanduser()).as_uri()
+    path = workdir / Path(spec.checkpoint.uri).expanduser()
+    uri = (path.resolve() if ".." in path.parts else path).as_uri()  # a URL has no way up
     return spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"uri": uri})})
 
 

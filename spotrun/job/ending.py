@@ -53,6 +53,9 @@ def decided(job: Job, attempt: Attempt) -> Job:
         return moved(replace(job, interruptions=job.interruptions + 1), Phase.INTERRUPTED)
     if attempt.exit is not None and outcome is Outcome.START_FAILED:
         return ended(job, Phase.FAILED, f"the command could not be started{_last_words(attempt.exit)}")
+    refusal = _refusal(attempt)
+    if refusal:
+        return ended(job, Phase.FAILED, refusal)
     failure = _failure(attempt)
     if failure is not None:
         return _failed(job, failure)
@@ -75,6 +78,12 @@ def _was_interrupted(attempt: Attempt) -> bool:
 def _left_at_notice(attempt: Attempt) -> bool:
     """Whether the command ended because of a notice, before the machine did: an interruption that it was faster than."""
     return attempt.notice_deadline is not None and attempt.exit is not None and attempt.exit.outcome is Outcome.STOPPED
+
+
+def _refusal(attempt: Attempt) -> str:
+    """Why the training refused to go on; another start would be refused for the same reason, and cost as much."""
+    told = None if attempt.exit is None or attempt.exit.outcome is not Outcome.FAILED else attempt.exit.progress
+    return "" if told is None else told.refusal
 
 
 def _failure(attempt: Attempt) -> str | None:

@@ -189,9 +189,11 @@ def _place(value: object) -> object:
     text = str(_filled(value))
     match = _SCHEME.fullmatch(text)
     if match is None:
-        if text.startswith(("/", "~/", "./")):
+        if text.startswith(("/", "~/", "./", "../")):
             return value
-        raise wrong(f"{shown(text)} is neither a URL like s3://bucket/runs nor a path that begins with /, ~/ or ./")
+        raise wrong(
+            f"{shown(text)} is neither a URL like s3://bucket/runs nor a path that begins with /, ~/, ./ or ../"
+        )
     scheme, rest = match[1], match[2]
     if scheme == "file" and not rest.startswith("/"):
         raise wrong(f"{shown(text)} names a file on another machine; write file:///absolute/path")

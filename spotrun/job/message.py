@@ -97,6 +97,7 @@ class Progress(_Document):
     checkpoint_stall_s: float = 0.0  # time the loop stood still for checkpoints
     commits: int = 0
     last_commit: Commit | None = None
+    refusal: str = ""  # why the training will not go on from the last commit, which starting it again would not change
     guarantee: str = ""  # what a resume of this run restores exactly, in one sentence
     warnings: tuple[str, ...] = ()
     setup_at: datetime | None = None  # the setup commands began; told by the agent

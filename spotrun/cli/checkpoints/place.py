@@ -117,6 +117,7 @@ def open_run(ctx: typer.Context, wanted: str, *, exists: bool = True) -> Run:
     from spotrun.cli.choice import choose_job, open_journal
     from spotrun.cli.home import home_of
     from spotrun.controller import open_at, place_uri, read_job
+    from spotrun.errors import SpecError
     from spotrun.store import open_store as open_to_write
     from spotrun.store.signing import open_signing, signing_key
 
@@ -126,9 +127,11 @@ def open_run(ctx: typer.Context, wanted: str, *, exists: bool = True) -> Run:
         store = open_store(wanted)
         if exists:
             _refuse_absent(wanted)
-        run = wanted.rstrip("/").rpartition("/")[2]
-        signing = open_signing(key, run=run, environment=os.environ)
-        return Run(store, wanted, signing, None, {})
+        name = wanted.rstrip("/").rpartition("/")[2]
+        run = Run(store, wanted, open_signing(key, run=name, environment=os.environ), None, {})
+        if exists and not run.log:
+            raise SpecError(f"{wanted} is no run: it has no log, or an empty one, so nothing was ever begun there")
+        return run
     journal = open_journal(ctx)
     job_id = choose_job(journal, wanted)
     job = read_job(journal, job_id)

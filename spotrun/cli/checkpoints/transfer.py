@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +13,11 @@ from spotrun.units import format_bytes
 __all__ = ["export", "import_"]
 
 
-class Form(str, Enum):
-    """The forms, named here so that `--help` needs no torch."""
+_FORMS = ("safetensors", "torch", "dcp", "hf")  # named here so that `--help` needs no torch
 
-    safetensors = "safetensors"
-    torch = "torch"
-    dcp = "dcp"
-    hf = "hf"
-
-
-Format = Annotated[Form, typer.Option("--format", help="What form.", show_default=False)]
+Format = Annotated[
+    str, typer.Option("--format", help=f"What form: {', '.join(_FORMS)}.", metavar="FORM", show_default=False)
+]
 
 
 def export(
@@ -42,18 +36,17 @@ def export(
     """
     import shutil
 
-    from spotrun.checkpoint.formats import Form as Forms
+    from spotrun.checkpoint.formats import Form
     from spotrun.checkpoint.formats import export as export_commit
     from spotrun.errors import SpecError
 
-    if config is not None and (form is not Form.hf or not config.is_file()):
-        raise SpecError(
-            f"--config {config}: " + ("there is no such file" if form is Form.hf else "only for --format hf")
-        )
+    _check_form(form)
+    if config is not None and (form != "hf" or not config.is_file()):
+        raise SpecError(f"--config {config}: " + ("there is no such file" if form == "hf" else "only for --format hf"))
     run = open_run(ctx, job)
     entry = run.commit(step)
     told = export_commit(
-        run.store, entry, destination, form=Forms(form.value), model=model or None, shard_bytes=_bytes(shard_size)
+        run.store, entry, destination, form=Form(form), model=model or None, shard_bytes=_bytes(shard_size)
     )
     if config is not None:
         shutil.copyfile(config, destination / "config.json")
@@ -83,12 +76,12 @@ def import_(
     """
     import re
 
-    from spotrun.checkpoint.formats import Form as Forms
-    from spotrun.checkpoint.formats import adopt, read_weights
+    from spotrun.checkpoint.formats import Form, adopt, read_weights
     from spotrun.clock import SystemClock
     from spotrun.errors import SpecError
     from spotrun.store import Lineage
 
+    _check_form(form)
     if "/" not in place and ":" not in place:
         raise SpecError(
             f"{place!r} is not a place: the attempts of a job are numbered by its controller, so weights are imported into a "
@@ -102,14 +95,21 @@ def import_(
     if not model.removeprefix("model.") or not (model.isidentifier() or model.startswith("model.")):
         raise SpecError(f"--model {model}: attach has no model of this name; write model, model.NAME or NAME")
     run = open_run(ctx, place, exists=False)
-    weights = read_weights(source, Forms(form.value), key=key or None)
+    weights = read_weights(source, Form(form), key=key or None)
     lineage = Lineage(run.store, attempt=None, writer=f"import:{_host()}", clock=SystemClock(), signing=run.signing)
-    adopt(run.store, lineage, weights, run=name, form=form.value, model=model)
+    adopt(run.store, lineage, weights, run=name, form=form, model=model)
     size = sum(tensor.nbytes for tensor in weights.values())
     typer.echo(f"{len(weights)} tensors, {format_bytes(size)}, are the first commit of {place}")
     one = model.removeprefix("model.")
     given = f"{model}=..." if one == model else f"model={{{one!r}: ...}}"
     typer.echo(f"attach({given}, name={name!r}) with this place starts from them; optimizer and data start fresh")
+
+
+def _check_form(form: str) -> None:
+    from spotrun.errors import SpecError
+
+    if form not in _FORMS:
+        raise SpecError(f"--format: {form!r} is no form; write one of {', '.join(_FORMS)}")
 
 
 def _host() -> str:

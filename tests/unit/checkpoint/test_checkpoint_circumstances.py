@@ -13,6 +13,7 @@ import torch
 import spotrun
 from spotrun.checkpoint.circumstances import circumstances
 from spotrun.errors import CheckpointError, SpecError
+from spotrun.job.message import Progress, parse
 
 
 @pytest.fixture
@@ -174,4 +175,7 @@ def test_in_a_job_strictness_is_an_exit_code(
         with pytest.raises(SystemExit) as end:
             spotrun.attach(config=config)
         assert end.value.code == 2
+    told = parse(Progress, (tmp_path / "progress.json").read_bytes())
+    assert told is not None
+    assert told.refusal.startswith("the run is not gone on with, because it is strict")  # so that the job ends
     assert "config.lr was 0.1 when saved and is 0.2 now" in capfd.readouterr().err

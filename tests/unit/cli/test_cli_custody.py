@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from spotrun.cli import main
+from spotrun.cli.home import home_of
 from spotrun.clock import SystemClock
 from spotrun.providers.local.environment import host_environment
 from spotrun.store import (
@@ -315,6 +316,10 @@ def test_a_forged_manifest_is_refused_by_every_verb(
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "no such directory": (["ls", "./nowhere/run"], "there is no directory"),
+    "a directory without a run": (["verify", "./runs/run/blobs"], "is no run: it has no log"),
+    "a bucket without a run": (["verify", "memory://nothing/run"], "is no run: it has no log"),
+    "a form that is none": (["export", "PLACE", "latest", "o", "--format", "foo"], "--format: 'foo' is no form"),
+    "an import of no form": (["import", "w.pt", "./new/run", "--format", "foo"], "write one of safetensors, torch"),
     "no such commit": (["show", "PLACE", "7"], "no commit is called '7'"),
     "no such tag": (["show", "PLACE", "seven"], "no commit is called 'seven'"),
     "a path for a tag": (["tag", "PLACE", "10", "../../x"], "is no tag"),
@@ -380,11 +385,27 @@ def test_looking_makes_nothing(spotrun: Spotrun, run: tuple[FileStore, str], tmp
     (tmp_path / "empty").mkdir()
     for verb in ("ls", "show", "verify"):
         assert spotrun(verb, run[1]).code == 0
-    assert "nothing is committed yet" in spotrun("ls", "./empty").out
-    assert spotrun("gc", "./empty", "--yes").code == 0
+    for verb in ("ls", "show", "verify", "gc"):
+        assert spotrun(verb, "./empty").code == 2
     assert not temporary.exists()
     assert list((tmp_path / "empty").iterdir()) == []
     assert spotrun("tag", run[1], "10", "good").code == 0  # who writes makes what is missing
+
+
+def test_a_home_may_lead_upwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    """What lies in it has URLs, in which nothing leads upwards."""
+    seen: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spotrun.cli.choice.open_journal", lambda ctx: seen.append(home_of(ctx).path))
+    monkeypatch.setattr("spotrun.cli.run.open_journal", lambda ctx: seen.append(home_of(ctx).path))
+    monkeypatch.setattr("spotrun.cli.launch.submit_job", lambda journal, spec, **_: seen.append(spec.checkpoint.uri))
+    monkeypatch.setattr("spotrun.cli.launch.follow", lambda *_, **__: None)
+    monkeypatch.setattr("spotrun.cli.launch.conclude", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["spotrun", "--home", "none/../mine", "run", "train.py"])
+    with pytest.raises(SystemExit) as end:
+        main.run()
+    assert end.value.code == 0, capsys.readouterr().err
+    assert seen == [tmp_path / "mine", (tmp_path / "mine" / "runs").as_uri()]
 
 
 def test_a_narrow_terminal_cuts_no_number_off(

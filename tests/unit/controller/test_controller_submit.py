@@ -181,3 +181,12 @@ def test_a_folder_that_no_agent_could_keep_is_told_before_anything_happens(
     with pytest.raises(SpecError, match=f"checkpoint.folder: .*{sentence}.*Nothing was submitted"):
         submit(journal, spec(checkpoint={"uri": str(workdir / uri), "folder": path}), workdir, outside=outside)
     assert journal.jobs() == ()
+
+
+def test_a_place_may_lead_upwards_from_where_the_job_is_submitted(
+    journal: Journal, outside: Outside, workdir: Path, tmp_path: Path
+) -> None:
+    """What is journaled is a URL, which has no way up; it must be readable again."""
+    for uri in ("../runs", "./x/../../runs"):
+        job_id = submit(journal, spec(checkpoint={"uri": uri}), workdir, outside=outside)
+        assert checkpoint_uri(read_job(journal, job_id).spec, tmp_path) == (tmp_path / "runs").as_uri()

@@ -10,6 +10,7 @@ from job_story import (
     noticed,
     placed,
     play,
+    progress,
     refused,
     restoring,
     stop,
@@ -24,6 +25,7 @@ from job_story import (
 from spotrun.job import EndReason, Event, Outcome, Phase, RefusalKind
 
 PLACE, NOTHING = ("place",), ()
+REFUSED = progress(3).model_copy(update={"refusal": "it is strict, and config.lr was 0.1 when saved"})
 
 SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
     "a run without trouble": [
@@ -90,6 +92,13 @@ SCENARIOS: dict[str, list[tuple[Event, str, tuple[str, ...]]]] = {
         (placed(1, 1), "Pending", ("launch 1",)),
         (launched(1, 2), "Starting", NOTHING),
         (exited(1, 3, Outcome.START_FAILED, code=None), "Starting", NOTHING),
+        (gone(1, 4), "Failed", NOTHING),
+    ],
+    "a training that refuses to go on fails at once, whatever restarts are allowed": [
+        (submitted(max_restarts=9), "Pending", PLACE),
+        (placed(1, 1), "Pending", ("launch 1",)),
+        (launched(1, 2), "Starting", NOTHING),
+        (exited(1, 3, Outcome.FAILED, code=2, told=REFUSED), "Starting", NOTHING),
         (gone(1, 4), "Failed", NOTHING),
     ],
     "a stop before anything was launched": [

@@ -90,7 +90,11 @@ BAD: list[tuple[str, str, str]] = [
     ("checkpoint", "s3://bucket/runs", "must be a mapping of names to values, not 's3://bucket/runs'"),
     ("checkpoint.uri", "", "must be text, not null; put it in quotes"),
     ("checkpoint.uri", "''", "must not be empty"),
-    ("checkpoint.uri", "runs", "'runs' is neither a URL like s3://bucket/runs nor a path that begins with /, ~/ or ./"),
+    (
+        "checkpoint.uri",
+        "runs",
+        "'runs' is neither a URL like s3://bucket/runs nor a path that begins with /, ~/, ./ or ../",
+    ),
     ("checkpoint.uri", "s3://", "'s3://' names no place below s3://"),
     ("checkpoint.uri", "file://runs", "'file://runs' names a file on another machine; write file:///absolute/path"),
     ("checkpoint.uri", "s3://b/../x", "'s3://b/../x' must not contain '?', '#' or '..'"),
