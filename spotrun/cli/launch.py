@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spotrun.cli.candidates import agree, candidate_rows, show_candidates
 from spotrun.cli.choice import open_journal
 from spotrun.cli.home import Home, home_of
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from spotrun.controller import Journal, Outside
     from spotrun.job import Job, JobSpec
+    from spotrun.providers.ec2.candidate import Candidate
 
 __all__ = ["conclude", "follow", "launch", "submit_job"]
 
@@ -27,16 +30,34 @@ def launch(
     follow_job: Annotated[
         bool, typer.Option("--follow", "-f", help="Watch it to its end; Ctrl-C asks it to save and end.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to spend money.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be asked of the provider; nothing is launched.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON for programs.")] = False,
 ) -> None:
-    """Submit a job. Without --follow a controller in the background drives it until it is over."""
+    """Submit a job. Without --follow a controller in the background drives it until it is over.
+
+    A job that costs money is shown with what there is to buy, and asked about first.
+    """
     from rich.console import Console
 
     from spotrun.controller import real_outside
+    from spotrun.errors import SpecError
     from spotrun.job import load_spec
 
     home = home_of(ctx)
     spec = load_spec(job_file)
-    journal, outside, console = open_journal(ctx), real_outside(home.path), Console()
+    outside, console = real_outside(home.path), Console()
+    if as_json and not dry_run:
+        raise SpecError("--json goes with --dry-run; a submission prints the job's id")
+    if dry_run:
+        rehearse_job(spec, outside=outside, console=console, as_json=as_json)
+        return
+    if spec.provider == "ec2":
+        show_candidates(candidates_of(spec, outside), spec, console)
+        agree(yes=yes)
+    journal = open_journal(ctx)
     job_id = submit_job(journal, spec, outside=outside, console=console)
     if not follow_job:
         _drive_in_background(home)
@@ -45,14 +66,78 @@ def launch(
     conclude(follow(home, journal, job_id, outside=outside, console=console))
 
 
+def candidates_of(spec: JobSpec, outside: Outside) -> Sequence[Candidate]:
+    """What the provider could launch, and what not; nothing for providers that sell nothing.
+
+    Raises:
+        QuotaRefused: there are pools, and none of them can be launched.
+    """
+    if spec.provider != "ec2":
+        return ()
+    from typing import cast
+
+    from spotrun.errors import QuotaRefused
+    from spotrun.providers.ec2.candidate import reasons
+    from spotrun.providers.ec2.provider import Ec2Provider
+
+    at = outside.wall.now()
+    spec = outside.complete(spec)
+    clock = outside.job_clock(spec, at)
+    provider = outside.connect(spec, job_id=f"{spec.name}-probe", submitted_at=at, clock=clock, workdir=Path.cwd())
+    found = cast("Ec2Provider", provider).candidates()
+    if not any(not each.fault for each in found):
+        why = "; ".join(reasons(found)) or "none of the types is sold in these regions"
+        raise QuotaRefused(f"nothing can be launched, so nothing was submitted: {why}")
+    return found
+
+
+def rehearse_job(spec: JobSpec, *, outside: Outside, console: Console, as_json: bool) -> None:
+    """Shows what a submission would lead to: the candidates, the first placement, and each request of its launch."""
+    import json
+
+    from spotrun.controller import rehearse
+    from spotrun.providers.ec2.candidate import offered
+
+    found = candidates_of(spec, outside)
+    offers = offered(found) if found else None
+    rehearsal = rehearse(spec, Path.cwd(), outside=outside, offers=offers, warn=_warner(console))
+    if as_json:
+        rows = [{name: _plain(value) for name, value in row.items()} for row in candidate_rows(found)]
+        told = {"candidates": rows, "reason": rehearsal.reason, "requests": rehearsal.requests}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    if found:
+        show_candidates(found, spec, console)
+    console.print(rehearsal.reason, markup=False, highlight=False)
+    for operation, request in rehearsal.requests.items():
+        console.print(f"\n{operation}", style="bold", highlight=False)
+        typer.echo(json.dumps(_shortened(request), indent=2))
+    typer.echo("nothing was launched, and nothing was submitted")
+
+
+def _warner(console: Console) -> Callable[[str], None]:
+    return lambda sentence: console.print(sentence, style="yellow", markup=False, highlight=False)
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, int | str) else str(value)
+
+
+def _shortened(value: Any) -> Any:
+    """The request, but for user data: kilobytes in base64, which `--json` prints."""
+    if not isinstance(value, Mapping):
+        return [_shortened(each) for each in value] if isinstance(value, list) else value
+    return {
+        name: f"({len(inner)} characters of base64; --json prints them)" if name == "UserData" else _shortened(inner)
+        for name, inner in value.items()
+    }
+
+
 def submit_job(journal: Journal, spec: JobSpec, *, outside: Outside, console: Console) -> str:
     """Submits from the present directory and says so."""
     from spotrun.controller import submit
 
-    def warn(sentence: str) -> None:
-        console.print(sentence, style="yellow", markup=False, highlight=False)
-
-    job_id = submit(journal, spec, Path.cwd(), outside=outside, submitted_by="spotrun", warn=warn)
+    job_id = submit(journal, spec, Path.cwd(), outside=outside, submitted_by="spotrun", warn=_warner(console))
     console.print(f"submitted [bold]{job_id}[/bold]", highlight=False)
     return job_id
 

@@ -6,8 +6,10 @@
     reconcile    one job's turn: look, record, act
     sighting     what provider and agent show, as events
     executor     actions, one try each
+    stage        where attempts run, and what each is told at its launch
     outside      everything outside as one value, so that simulation and reality differ in nothing else
     submit       handing in a job
+    rehearsal    what a submission would lead to, without doing it
     ask          what anybody may do: read a job, ask for its end
     follow       the read side for faces
     account      a job's ledger and report
@@ -25,6 +27,7 @@ from spotrun.controller.follow import Follower, LogPiece, MetricRow
 from spotrun.controller.journal import Journal, Recorded, Tenure
 from spotrun.controller.lease import Lease
 from spotrun.controller.outside import Outside, job_clock, real_outside
+from spotrun.controller.rehearsal import Rehearsal, rehearse
 from spotrun.controller.submit import submit
 from spotrun.controller.timing import Timing
 
@@ -38,6 +41,7 @@ __all__ = [
     "MetricRow",
     "Outside",
     "Recorded",
+    "Rehearsal",
     "Tenure",
     "Timing",
     "checkpoint_uri",
@@ -46,6 +50,7 @@ __all__ = [
     "place_uri",
     "read_job",
     "real_outside",
+    "rehearse",
     "request_stop",
     "submit",
 ]

@@ -6,23 +6,18 @@ was replaced does nothing. The launch token covers the instant in between: the s
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from datetime import datetime
 
-from spotrun.controller.bill import offer_of
 from spotrun.controller.lease import Lease
-from spotrun.controller.mailbox import Mailbox
-from spotrun.controller.outside import JobClock, Placement
+from spotrun.controller.outside import Placement
 from spotrun.controller.sighting import launched
-from spotrun.controller.timing import Timing, at_least
+from spotrun.controller.stage import Stage, launch_request
 from spotrun.errors import CapacityRefused, Denied, QuotaRefused
 from spotrun.job import (
     Action,
     Attempt,
     Control,
     Event,
-    GeneratorMarket,
     Job,
     Launch,
     LaunchRefused,
@@ -31,32 +26,17 @@ from spotrun.job import (
     Terminate,
 )
 from spotrun.job import control as wanted_control
-from spotrun.job.machine import BUNDLE_VARIABLE
-from spotrun.providers.provider import LaunchRequest, Provider
 
-__all__ = ["Executor", "Stage"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """Where the attempts of one job run, and what they inherit beside the spec."""
-
-    provider: Provider
-    mailbox: Mailbox
-    clock: JobClock
-    uri: str  # the root below which the job has its place
-    workdir: str  # where the command runs, on this computer
-    bundle: str = ""  # what was left in the job's place for other machines, as JSON
+__all__ = ["Executor"]
 
 
 class Executor:
     """Carries out actions on a stage, under a lease."""
 
-    def __init__(self, stage: Stage, *, lease: Lease, place: Placement, timing: Timing) -> None:
+    def __init__(self, stage: Stage, *, lease: Lease, place: Placement) -> None:
         self._stage = stage
         self._lease = lease
         self._place = place
-        self._life = at_least(stage.clock, timing.attempt_lease_s, timing.attempt_lease_wall_s)
         self._told: Control | None = None
 
     def carry_out(self, action: Action, job: Job, at: datetime) -> Event | None:
@@ -93,11 +73,15 @@ class Executor:
             StoreError: it could not be told.
             LeaseLost: it was told nothing.
         """
-        control = wanted_control(job, lease_until=at + self._life)
+        control = wanted_control(job, lease_until=at + self._stage.life)
         told = self._told
         if control is None:
             return
-        if told is not None and _content(told) == _content(control) and at < told.lease_until - self._life * 2 / 3:
+        if (
+            told is not None
+            and _content(told) == _content(control)
+            and at < told.lease_until - self._stage.life * 2 / 3
+        ):
             return
         self._lease.check()
         self._stage.mailbox.tell(control)
@@ -109,7 +93,7 @@ class Executor:
         self.renew(job, at)  # before the machine exists, so that there is never one without a lease
         self._lease.check()
         try:
-            instance = self._stage.provider.launch(self._request(job, attempt))
+            instance = self._stage.provider.launch(launch_request(job, attempt, self._stage))
         except CapacityRefused as refusal:
             return _refused(attempt, RefusalKind.CAPACITY, refusal.answer, at)
         except QuotaRefused as refusal:
@@ -117,35 +101,6 @@ class Executor:
         except Denied as refusal:
             return _refused(attempt, RefusalKind.DENIED, str(refusal), at)
         return launched(instance, at)
-
-    def _request(self, job: Job, attempt: Attempt) -> LaunchRequest:
-        tags = {"spotrun:job": job.id, "spotrun:attempt": str(attempt.number), "spotrun:token": attempt.token}
-        return LaunchRequest(
-            token=attempt.token,
-            job_id=job.id,
-            attempt=attempt.number,
-            offer=offer_of(attempt),
-            environment=self._environment(job, attempt),
-            tags={**job.spec.tags, **tags},
-        )
-
-    def _environment(self, job: Job, attempt: Attempt) -> dict[str, str]:
-        """What the agent inherits. Made of the journal alone, so that a repeated launch is the same request."""
-        environment = {
-            "SPOTRUN_JOB_ID": job.id,
-            "SPOTRUN_ATTEMPT": str(attempt.number),
-            "SPOTRUN_CHECKPOINT_URI": self._stage.uri,
-            "SPOTRUN_SPEC": json.dumps(job.spec.to_json()),
-            "SPOTRUN_CLOCK": self._stage.clock.to_text(),
-            "SPOTRUN_WORKDIR": self._stage.workdir,
-            "SPOTRUN_LEASE_S": f"{self._life.total_seconds():g}",
-        }
-        if self._stage.bundle:
-            environment[BUNDLE_VARIABLE] = self._stage.bundle
-        market = job.spec.local.market
-        if job.spec.provider == "local" and isinstance(market, GeneratorMarket) and attempt.market == "spot":
-            environment["SPOTRUN_MTBI_S"] = f"{market.mean_up.total_seconds():g}"
-        return environment
 
 
 def _refused(attempt: Attempt, kind: RefusalKind, answer: str, at: datetime) -> LaunchRefused:

@@ -47,6 +47,10 @@ class Connect(Protocol):
 Placement: TypeAlias = Callable[[Job, Sequence[Offer], datetime], Placed | Waited]
 
 
+def _unchanged(spec: JobSpec) -> JobSpec:
+    return spec
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outside:
     """What a controller is given.
@@ -59,6 +63,7 @@ class Outside:
         wall: wall time, for leases and pauses.
         chance: for job ids and jitter.
         place: the policy that chooses among offers, or waits.
+        complete: fills into a spec what this computer's configuration decides, at submission, for good.
     """
 
     home: Path
@@ -68,6 +73,7 @@ class Outside:
     wall: Clock
     chance: random.Random
     place: Placement = place
+    complete: Callable[[JobSpec], JobSpec] = _unchanged
 
 
 def real_outside(home: Path, *, chance: random.Random | None = None) -> Outside:
@@ -85,6 +91,7 @@ def real_outside(home: Path, *, chance: random.Random | None = None) -> Outside:
         open_store=_open_store,
         job_clock=job_clock,
         wall=SystemClock(),
+        complete=connector.complete,
         chance=chance or random.Random(),  # noqa: S311  names jobs and spreads retries, protects nothing
     )
 

@@ -20,12 +20,13 @@ from pathlib import Path
 
 from spotrun.controller.address import checkpoint_uri, open_at, place_uri
 from spotrun.controller.bill import Bill
-from spotrun.controller.executor import Executor, Stage
+from spotrun.controller.executor import Executor
 from spotrun.controller.journal import Journal
 from spotrun.controller.lease import Lease
 from spotrun.controller.mailbox import Mailbox
 from spotrun.controller.outside import JobClock, Outside
 from spotrun.controller.sighting import Lookout, orphans
+from spotrun.controller.stage import Stage, lease_life
 from spotrun.controller.timing import Pace, Timing, at_least
 from spotrun.errors import JournalConflict, ProviderError, SpecError, SpotrunError, StoreError
 from spotrun.job import (
@@ -151,6 +152,7 @@ class Reconciler:
             clock=self._clock,
             uri=checkpoint_uri(job.spec, outside.home),
             workdir=self._workdir,
+            life=lease_life(job.spec, self._clock, self._timing),
             bundle=self._bundle,
         )
         return _Connected(stage, lease=self._lease, outside=outside, timing=self._timing)
@@ -288,7 +290,7 @@ class _Connected:
         self.stage = stage
         self.bill = Bill(stage.provider)
         self.lookout = Lookout(stage.mailbox, clock=stage.clock, timing=timing)
-        self.executor = Executor(stage, lease=lease, place=outside.place, timing=timing)
+        self.executor = Executor(stage, lease=lease, place=outside.place)
 
 
 def _name(action: Action) -> str:

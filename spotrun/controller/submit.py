@@ -17,7 +17,7 @@ from spotrun.errors import SpecError, StoreError, StoreMissing
 from spotrun.job import JobSpec
 from spotrun.store.blob import BlobStore
 
-__all__ = ["submit"]
+__all__ = ["checked", "submit"]
 
 PROBE_KEY = "spotrun-write-probe"  # beside the jobs' places; removed at once
 
@@ -46,11 +46,7 @@ def submit(
             cannot give what is asked for. Nothing was submitted.
     """
     workdir = workdir.absolute()
-    spec = _anchored(spec, workdir)
-    if spec.code.git is None:
-        _check_script(spec, workdir)
-        _check_inputs(spec, workdir)
-    _check_folder(spec, workdir, outside.home)
+    spec = checked(spec, workdir, outside=outside)
     at = outside.wall.now()
     _check_provider(spec, at, workdir, outside)
     _check_store(spec, outside)
@@ -63,6 +59,20 @@ def submit(
             submitted_by=submitted_by,
             furnish=lambda job_id: _furnish(spec, job_id, baggage, outside),
         )
+
+
+def checked(spec: JobSpec, workdir: Path, *, outside: Outside) -> JobSpec:
+    """The spec with everything filled in that this computer decides; what it names here is looked for.
+
+    Raises:
+        SpecError: something is missing.
+    """
+    spec = outside.complete(_anchored(spec, workdir))
+    if spec.code.git is None:
+        _check_script(spec, workdir)
+        _check_inputs(spec, workdir)
+    _check_folder(spec, workdir, outside.home)
+    return spec
 
 
 def _anchored(spec: JobSpec, workdir: Path) -> JobSpec:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from enum import Enum
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from spotrun.job.field import Whole, shown, wrong
+from spotrun.job.field import Duration, Whole, between, shown, wrong
 from spotrun.job.section import Section
 
 __all__ = ["DEFAULT_IMAGE", "Ec2", "Rebalance"]
@@ -104,6 +105,10 @@ class Ec2(Section):
 
     rebalance: Rebalance = Rebalance.SAVE
     """At AWS's recommendation to rebalance: `ignore` it, `save` at once, or `move`, which saves too."""
+
+    lease: Annotated[Duration, between(timedelta(seconds=10), timedelta(days=7))] = timedelta(hours=1)
+    """How long an instance goes on without a word of a controller, whose computer may sleep or whose credentials may have run
+    out. Then it saves and ends itself."""
 
     queue: Annotated[str, _like(_QUEUE, "is no name of a queue")] | None = None
     """Name of the SQS queue that EventBridge sends notices to, so that the controller hears of them at once."""

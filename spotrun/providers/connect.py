@@ -67,22 +67,38 @@ class Connector:
             return self.ec2(spec, job_id=job_id, submitted_at=submitted_at)
         return _local(spec, submitted_at=submitted_at, home=self._home, clock=clock, workdir=workdir)
 
+    def complete(self, spec: JobSpec) -> JobSpec:
+        """The spec with the regions that AWS's configuration names, where it names none itself: a controller with another
+        configuration must look for the job's machines where they are.
+
+        Raises:
+            SpecError: there is none.
+        """
+        if spec.provider != "ec2" or spec.resources.regions:
+            return spec
+        regions = (self._opened().account.home_region(),)
+        return spec.model_copy(update={"resources": spec.resources.model_copy(update={"regions": regions})})
+
     def ec2(self, spec: JobSpec, *, job_id: str, submitted_at: datetime) -> Ec2Provider:
         """The EC2 provider of a job. Nothing is asked of AWS yet."""
         # boto3 is paid for by those who use it.
-        from spotrun.providers.ec2.aws import open_aws  # noqa: PLC0415
         from spotrun.providers.ec2.provider import Ec2Provider  # noqa: PLC0415
 
         assert spec.checkpoint is not None, "the spec requires it"
         uri, options = f"{spec.checkpoint.uri.rstrip('/')}/{job_id}", spec.checkpoint.options.given()
-        self._aws = self._aws or open_aws(SystemClock())
         return Ec2Provider(
-            self._aws,
+            self._opened(),
             spec,
             submitted_at=submitted_at,
             place=lambda: self._open_store(uri, options) if options else self._open_store(uri),
             clock=SystemClock(),
         )
+
+    def _opened(self) -> Aws:
+        from spotrun.providers.ec2.aws import open_aws  # noqa: PLC0415
+
+        self._aws = self._aws or open_aws(SystemClock())
+        return self._aws
 
 
 def connect(

@@ -214,6 +214,7 @@ BAD: list[tuple[str, str, str]] = [
     ("ec2.key_name", "''", "'' is no name of a key pair"),
     ("ec2.docker", "-v", "'-v' is no container image; write it like repository/name:tag"),
     ("ec2.rebalance", "flee", "must be ignore, save or move, not 'flee'"),
+    ("ec2.lease", "5s", "must be 10s to 7d, not 5s"),
     ("ec2.queue", "a/b", "'a/b' is no name of a queue"),
     ("local", "fast", "must be a mapping of names to values, not 'fast'"),
     ("local.time_scale", "0", "must be more than 0, not '0'"),
