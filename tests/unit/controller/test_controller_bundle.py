@@ -224,7 +224,7 @@ class Places:
 def elsewhere(tmp_path: Path, places: Places) -> Outside:
     """The outside of a job whose machines are not this computer, without them."""
     outside = real_outside(tmp_path / "home")
-    return replace(outside, open_store=places.open, connect=lambda *_, **__: None)  # type: ignore[arg-type, return-value]
+    return replace(outside, open_store=places.open, complete=lambda it: it, connect=lambda *_, **__: None)  # type: ignore[arg-type, return-value]
 
 
 def test_a_job_elsewhere_leaves_code_and_wheel_in_its_place_first(tree: Path, tmp_path: Path) -> None:
