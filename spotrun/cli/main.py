@@ -17,6 +17,7 @@ from spotrun.cli import (
     iam,
     launch,
     logs,
+    prices,
     prove,
     ps,
     reap,
@@ -67,6 +68,7 @@ app.add_typer(checkpoints.app, name="checkpoints")
 app.command("prove")(prove.prove)
 app.command("doctor")(doctor.doctor)
 app.command("reap")(reap.reap)
+app.command("prices")(prices.prices)
 app.add_typer(iam.app, name="iam")
 app.command("schema")(schema.schema)
 app.command("controller")(controller.controller)

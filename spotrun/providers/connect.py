@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from spotrun.clock import ScaledClock, SystemClock
 from spotrun.errors import SpecError
 from spotrun.job.spec import GeneratorMarket, JobSpec, Resources, TraceMarket
+from spotrun.market import price_file
 from spotrun.market.generator import GeneratorConfig
+from spotrun.market.price_file import PriceFile, read_price_file
 from spotrun.market.price_table import DEFAULT_INSTANCE_TYPE, instance_type, instance_types_with
 from spotrun.market.simulated import TraceConfig, open_market
 from spotrun.market.source import PriceSource
@@ -97,8 +99,16 @@ class Connector:
     def _opened(self) -> Aws:
         from spotrun.providers.ec2.aws import open_aws  # noqa: PLC0415
 
-        self._aws = self._aws or open_aws(SystemClock())
+        self._aws = self._aws or open_aws(SystemClock(), kept=_kept_prices(self._home))
         return self._aws
+
+
+def _kept_prices(home: Path) -> PriceFile:
+    """What `spotrun prices --refresh` has read. A damaged file stops no job: it only serves where AWS gives no prices."""
+    try:
+        return read_price_file(home / price_file.NAME)
+    except SpecError:
+        return PriceFile()
 
 
 def connect(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spotrun.clock import Clock
+from spotrun.market.price_file import PriceFile
 from spotrun.providers.ec2.account import Account
 from spotrun.providers.ec2.catalog import Catalog
 from spotrun.providers.ec2.image import Images
@@ -31,15 +32,21 @@ class Aws:
     roll: Roll
 
 
-def open_aws(clock: Clock, *, account: Account | None = None) -> Aws:
-    """The account behind boto3's credentials; nothing is asked of it yet. `clock` is wall time."""
+def open_aws(clock: Clock, *, account: Account | None = None, kept: PriceFile | None = None) -> Aws:
+    """The account behind boto3's credentials; nothing is asked of it yet.
+
+    Args:
+        clock: wall time.
+        account: another one.
+        kept: prices that were read before, for when AWS cannot be asked for them.
+    """
     account = account or Account()
     catalog = Catalog(account, clock=clock)
     return Aws(
         account=account,
         catalog=catalog,
         spot_prices=SpotPrices(account, catalog, clock=clock),
-        list_prices=ListPrices(account, clock=clock),
+        list_prices=ListPrices(account, clock=clock, kept=kept),
         quotas=Quotas(account, clock=clock),
         images=Images(account, clock=clock),
         networks=Networks(account, catalog, clock=clock),

@@ -60,6 +60,15 @@ class Catalog:
             f"resources.accelerator: no instance type of {region} has {accelerator!r}; there is {', '.join(have)}"
         )
 
+    def accelerated(self, region: str) -> Sequence[MachineType]:
+        """Every type of the region that has an accelerator.
+
+        Raises:
+            ProviderError: it could not be asked.
+        """
+        known = self._types.get((region, _ACCELERATED), lambda: self._ask_types(region, _ACCELERATED))
+        return [each for each in known if each.devices]
+
     def offered(self, region: str, names: Sequence[str]) -> frozenset[tuple[str, str]]:
         """Pairs of zone id and type that AWS sells at all.
 

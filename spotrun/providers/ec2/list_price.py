@@ -1,4 +1,4 @@
-"""On-demand prices: AWS's Price List, and the built-in table where that cannot be asked.
+"""On-demand prices: AWS's Price List; where that cannot be asked, what was read of it before, or the built-in table.
 
 Each price says where it is from and of when. The Price List is one service for all regions, in us-east-1; whoever has no
 permission for it (`pricing:GetProducts`) still gets the table's prices, with the table's date.
@@ -15,7 +15,8 @@ from typing import Any
 
 from spotrun.clock import Clock
 from spotrun.errors import ProviderError, SpecError
-from spotrun.market import price_table
+from spotrun.market import price_file, price_table
+from spotrun.market.price_file import PriceFile
 from spotrun.market.source import PriceSource
 from spotrun.providers.ec2.account import Account
 from spotrun.providers.ec2.memory import Memory
@@ -44,28 +45,66 @@ class ListPrice:
 
 
 class ListPrices:
-    """On-demand prices by type and region. Thread-safe."""
+    """On-demand prices by type and region. Thread-safe.
 
-    def __init__(self, account: Account, *, clock: Clock) -> None:
+    Args:
+        account: whose AWS is asked.
+        clock: wall time.
+        kept: prices that were read before, for when AWS cannot be asked.
+    """
+
+    def __init__(self, account: Account, *, clock: Clock, kept: PriceFile | None = None) -> None:
         self._account = account
+        self._kept = kept or PriceFile()
         self._clock = clock
         self._asked: Memory[tuple[str, str], ListPrice | None] = Memory(_A_DAY_S, clock=clock)
         self._down_until = float("-inf")
 
     def price(self, instance_type: str, region: str) -> ListPrice | None:
-        """The on-demand price, or None where neither AWS nor the table has one."""
+        """The on-demand price, or None where neither AWS nor what is kept has one."""
         if self._clock.monotonic() >= self._down_until:
             try:
                 told = self._asked.get((instance_type, region), lambda: self._ask(instance_type, region))
             except ProviderError:
                 self._down_until = self._clock.monotonic() + _DOWN_S
             else:
-                return told or _built_in(instance_type, region)
+                return told or self._without_aws(instance_type, region)
+        return self._without_aws(instance_type, region)
+
+    def listing(self, region: str) -> dict[str, ListPrice]:
+        """The on-demand prices of every type of a region, as AWS lists them now.
+
+        Raises:
+            ProviderError: it could not be asked.
+        """
+        by_type: dict[str, list[Mapping[str, Any]]] = {}
+        pages = self._account.pages(
+            "get_products",
+            _PRICING_REGION,
+            service="pricing",
+            doing=f"for the on-demand prices of {region}",
+            ServiceCode="AmazonEC2",
+            Filters=_filters({**_WANTED, "regionCode": region}),
+        )
+        for page in pages:
+            for product in page.get("PriceList", ()):
+                told = json.loads(product) if isinstance(product, str) else product
+                name = str(told.get("product", {}).get("attributes", {}).get("instanceType", ""))
+                by_type.setdefault(name, []).append(told)
+        today = self._clock.now().date()
+        priced = {name: parse_products(products, today=today) for name, products in by_type.items()}
+        return {name: price for name, price in priced.items() if name and price is not None}
+
+    def _without_aws(self, instance_type: str, region: str) -> ListPrice | None:
+        """The newer of what was read before and what is built in."""
+        row = self._kept.on_demand_row(instance_type, region)
+        if row is not None and row.as_of >= price_table.AS_OF:
+            return ListPrice(usd_per_hour=row.usd_per_hour, source=PriceSource(name=price_file.SOURCE, as_of=row.as_of))
         return _built_in(instance_type, region)
 
     def _ask(self, instance_type: str, region: str) -> ListPrice | None:
         wanted = {**_WANTED, "instanceType": instance_type, "regionCode": region}
-        filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+        filters = _filters(wanted)
         client = self._account.client("pricing", _PRICING_REGION)
         with self._account.asking("for on-demand prices"):
             answer = client.get_products(ServiceCode="AmazonEC2", Filters=filters, MaxResults=100)
@@ -93,6 +132,10 @@ def parse_products(products: Iterable[str | Mapping[str, Any]], *, today: date) 
         return None
     usd, as_of = max(found)
     return ListPrice(usd_per_hour=usd, source=PriceSource(name=PRICE_LIST, as_of=as_of))
+
+
+def _filters(wanted: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
 
 
 def _built_in(instance_type: str, region: str) -> ListPrice | None:
