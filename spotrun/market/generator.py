@@ -33,11 +33,20 @@ from spotrun.market.price_table import on_demand_usd_per_hour
 from spotrun.market.timeline import Chunk, Timeline, UpRun
 from spotrun.market.zone import Zone, zone_id
 
-__all__ = ["GeneratedPrices", "GeneratorConfig", "RunLength", "generated_timeline", "generated_zones"]
+__all__ = [
+    "AGES_H",
+    "DOWN_HAZARDS",
+    "UP_HAZARDS",
+    "GeneratedPrices",
+    "GeneratorConfig",
+    "RunLength",
+    "generated_timeline",
+    "generated_zones",
+]
 
-_AGES_H = (0.0, 0.34, 0.67, 1.34, 3.0, 8.0)  # where each hazard begins to hold
-_UP_HAZARDS = (1.27, 0.87, 0.57, 0.34, 0.16, 0.07)
-_DOWN_HAZARDS = (1.55, 0.88, 0.67, 0.31, 0.29, 0.07)
+AGES_H = (0.0, 0.34, 0.67, 1.34, 3.0, 8.0)  # where each hazard begins to hold
+UP_HAZARDS = (1.27, 0.87, 0.57, 0.34, 0.16, 0.07)
+DOWN_HAZARDS = (1.55, 0.88, 0.67, 0.31, 0.29, 0.07)
 
 _CYCLES_PER_CHUNK = 256  # few enough to draw in a millisecond, so many that cutting runs at the seam moves no mean
 _CHUNK_MAX = timedelta(days=3650)  # keeps every instant far from the end of the calendar
@@ -90,7 +99,7 @@ class RunLength:
     """A distribution of run lengths whose hazard falls with age, scaled to a mean.
 
     Args:
-        hazards: endings per hour, one for each age in `_AGES_H`.
+        hazards: endings per hour, one for each age in `AGES_H`.
         mean: the wanted mean.
     """
 
@@ -104,7 +113,7 @@ class RunLength:
         for index, hazard in enumerate(self._hazards):
             width = _width_h(index)
             if left <= hazard * width:
-                return timedelta(seconds=(_AGES_H[index] + left / hazard) * self._scale_s)
+                return timedelta(seconds=(AGES_H[index] + left / hazard) * self._scale_s)
             left -= hazard * width
         raise AssertionError("the last age is open-ended")
 
@@ -120,8 +129,8 @@ def generated_zones(config: GeneratorConfig, regions: tuple[str, ...]) -> tuple[
 
 def generated_timeline(config: GeneratorConfig, zone: Zone) -> Timeline:
     """The availability of one zone; zones are independent of each other."""
-    up = RunLength(_UP_HAZARDS, config.mean_up)
-    down = RunLength(_DOWN_HAZARDS, config.mean_down)
+    up = RunLength(UP_HAZARDS, config.mean_up)
+    down = RunLength(DOWN_HAZARDS, config.mean_down)
     share_up = config.mean_up / (config.mean_up + config.mean_down)
     span = min((config.mean_up + config.mean_down) * _CYCLES_PER_CHUNK, _CHUNK_MAX)
 
@@ -193,7 +202,7 @@ def _usd(on_demand: Decimal, share: float) -> Decimal:
 
 
 def _width_h(index: int) -> float:
-    return _AGES_H[index + 1] - _AGES_H[index] if index + 1 < len(_AGES_H) else float("inf")
+    return AGES_H[index + 1] - AGES_H[index] if index + 1 < len(AGES_H) else float("inf")
 
 
 def _mean_h(hazards: tuple[float, ...]) -> float:

@@ -26,10 +26,24 @@ _BYTES_MAX = 256 * 1024 * 1024  # a year at one tick a second is below a tenth o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """The recorded availability of one zone: whether capacity was there at each tick of length `gap`."""
+    """The recorded availability of one zone: how many instances could be had at each tick of length `gap`."""
 
     gap: timedelta
-    up: tuple[bool, ...]
+    counts: tuple[float, ...]
+
+    @property
+    def up(self) -> tuple[bool, ...]:
+        """Whether there was capacity for one instance."""
+        return self.gang(1)
+
+    @property
+    def most(self) -> float:
+        """The largest count: more than one in a recording of how many of a gang could be had."""
+        return max(self.counts)
+
+    def gang(self, nodes: float) -> tuple[bool, ...]:
+        """Whether there was capacity for so many instances at once."""
+        return tuple(count >= nodes for count in self.counts)
 
 
 def read_trace(path: Path) -> Trace:
@@ -87,7 +101,7 @@ def _parse(path: Path, document: object) -> Trace:
     for tick, count in enumerate(data):
         if not _is_number(count) or count < 0:
             raise SpecError(f"{path}: data[{tick}] must be a count of instances, not {count!r}")
-    return Trace(gap=timedelta(seconds=gap), up=tuple(count >= 1 for count in data))
+    return Trace(gap=timedelta(seconds=gap), counts=tuple(data))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -14,7 +14,7 @@ import pytest
 
 from spotrun.errors import SpecError
 from spotrun.market import GeneratorConfig, Market, open_market
-from spotrun.market.generator import _DOWN_HAZARDS, _UP_HAZARDS, RunLength
+from spotrun.market.generator import DOWN_HAZARDS, UP_HAZARDS, RunLength
 
 START = datetime(2026, 3, 1, 9, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -69,7 +69,7 @@ def test_seeds_and_zones_differ() -> None:
     assert up_runs(one, "use1-az1", end) != up_runs(one, "use1-az2", end)
 
 
-@pytest.mark.parametrize(("hazards", "mean_h"), [(_UP_HAZARDS, 6.0), (_DOWN_HAZARDS, 1.0), (_UP_HAZARDS, 0.05)])
+@pytest.mark.parametrize(("hazards", "mean_h"), [(UP_HAZARDS, 6.0), (DOWN_HAZARDS, 1.0), (UP_HAZARDS, 0.05)])
 def test_run_lengths_have_the_wanted_mean(hazards: tuple[float, ...], mean_h: float) -> None:
     """The published hazards give the shape, the user gives the mean."""
     lengths = RunLength(hazards, timedelta(hours=mean_h))
@@ -83,7 +83,7 @@ def test_run_lengths_are_heavy_tailed() -> None:
 
     An exponential distribution has a median of 0.69 means and 33 % of its time in the longest decile.
     """
-    lengths = RunLength(_UP_HAZARDS, timedelta(hours=6))
+    lengths = RunLength(UP_HAZARDS, timedelta(hours=6))
     rng = random.Random(5)
     drawn = sorted(lengths.draw(rng) / HOUR for _ in range(20_000))
     assert median(drawn) < 0.4 * 6
@@ -92,7 +92,7 @@ def test_run_lengths_are_heavy_tailed() -> None:
 
 def test_hazards_per_age_are_those_of_the_traces() -> None:
     """Unscaled, the share of runs that end within an age bucket follows from the published hazard of that bucket."""
-    unscaled = RunLength(_UP_HAZARDS, timedelta(hours=1))
+    unscaled = RunLength(UP_HAZARDS, timedelta(hours=1))
     scale_h = unscaled._scale_s / 3600
     rng = random.Random(9)
     drawn = [unscaled.draw(rng) / HOUR / scale_h for _ in range(60_000)]

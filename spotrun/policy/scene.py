@@ -1,0 +1,133 @@
+"""A recorded or generated market as arrays for simulation: ages of runs, prices, and the best zone at each tick.
+
+The best zone of those that are up is the one whose hour of progress is expected to cost least: its price, times what a
+changeover adds over the run that can still be expected of it, and the price of moving there spread over that run. Of an
+up-run that has lasted a hours, about a more hours can be expected in markets whose run lengths are heavy-tailed; a zone
+that was up for more of the last day keeps its runs longer. With one price everywhere that is the zone with the largest
+(age + half a tick) x (availability of the last day + 0.05).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spotrun.policy.episode import Scene
+
+__all__ = ["Pool", "hourly_price", "make_scene"]
+
+_DAY_S = 86400.0
+_RUN_HOURS_MIN = 0.05  # keeps the price of a run that has just begun finite
+_AVAILABILITY_FLOOR = 0.05  # a zone that was down all day may still be the one that lasts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """One zone over some ticks.
+
+    Attributes:
+        up: by tick, whether there is capacity.
+        price: per hour, of one machine or of the gang: one number, or one for each tick.
+        noticed: by tick, whether a loss at its start was announced in time to save; None: never.
+        opened: by tick, whether a launch would be answered with a machine; None: whenever it is up.
+    """
+
+    up: Sequence[bool] | NDArray[np.bool_]
+    price: float | NDArray[np.float64] = 1.0
+    noticed: NDArray[np.bool_] | None = None
+    opened: NDArray[np.bool_] | None = None
+
+
+def hourly_price(
+    price: float, *, age_s: float, availability: float, changeover_s: float = 0.0, moving_price: float = 0.0
+) -> float:
+    """What an hour of progress on a pool is expected to cost; see the module's docstring.
+
+    Args:
+        price: per hour.
+        age_s: of its up-run.
+        availability: the share of the last day for which it was up.
+        changeover_s, moving_price: what a start there takes and costs beside its time.
+    """
+    run_h = max(2.0 * age_s / 3600.0 * (availability + _AVAILABILITY_FLOOR), _RUN_HOURS_MIN)
+    return price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
+
+
+def make_scene(
+    pools: Sequence[Pool],
+    *,
+    gap_s: float,
+    changeover_s: float = 360.0,
+    moving_price: float = 0.0,
+    delay: NDArray[np.float64] | None = None,
+) -> Scene:
+    """The arrays of these pools.
+
+    Args:
+        pools: of the same number of ticks.
+        gap_s: length of a tick.
+        changeover_s, moving_price: what the choice of a zone reckons with.
+        delay: by tick, the share of the changeover that a start really takes.
+
+    Raises:
+        ValueError: the pools differ in length, there is none, or a price is not positive.
+    """
+    if not pools or len({len(pool.up) for pool in pools}) != 1 or len(pools[0].up) == 0:
+        raise ValueError("a scene needs pools, all with the same number of ticks, at least one")
+    ticks = len(pools[0].up)
+    up = np.array([pool.up for pool in pools], np.uint8)
+    opened = up & np.array([pool.up if pool.opened is None else pool.opened for pool in pools], np.uint8)
+    price = np.array([np.broadcast_to(np.asarray(pool.price, np.float64), (ticks,)) for pool in pools])
+    if not (np.isfinite(price).all() and (price > 0).all()):
+        raise ValueError("prices must be positive and finite")
+    noticed = [np.zeros(ticks, np.uint8) if it.noticed is None else np.asarray(it.noticed, np.uint8) for it in pools]
+    age_s = np.array([_ages(row) for row in up]) * gap_s
+    return Scene(
+        gap_s=gap_s,
+        up=up,
+        best=_best(opened, price, age_s, gap_s=gap_s, changeover_s=changeover_s, moving_price=moving_price),
+        age_s=age_s,
+        outage_s=_ages((up.max(axis=0) == 0).astype(np.uint8)) * gap_s,
+        price=np.ascontiguousarray(price),
+        noticed=np.array(noticed),
+        delay=np.ones(ticks) if delay is None else np.asarray(delay, np.float64),
+    )
+
+
+def _ages(row: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """For how many ticks each tick's run of ones had lasted at its start; zero where the row is zero."""
+    ticks = np.arange(len(row))
+    begins = np.where((row == 1) & (np.concatenate(([0], row[:-1])) == 0), ticks, 0)
+    return np.where(row == 1, ticks - np.maximum.accumulate(begins), 0).astype(np.float64)
+
+
+def _availability(up: NDArray[np.uint8], gap_s: float) -> NDArray[np.float64]:
+    """The share of the day before each tick for which the zone was up; a half before anything is known."""
+    window = max(1, round(_DAY_S / gap_s))
+    total: NDArray[np.float64] = np.concatenate((np.zeros((len(up), 1)), np.cumsum(up, axis=1)), axis=1)
+    ticks = np.arange(up.shape[1])
+    first = np.maximum(0, ticks - window)
+    known = ticks - first
+    share: NDArray[np.float64] = np.where(known > 0, (total[:, ticks] - total[:, first]) / np.maximum(known, 1), 0.5)
+    return share
+
+
+def _best(
+    opened: NDArray[np.uint8],
+    price: NDArray[np.float64],
+    age_s: NDArray[np.float64],
+    *,
+    gap_s: float,
+    changeover_s: float,
+    moving_price: float,
+) -> NDArray[np.int64]:
+    availability = _availability(opened, gap_s)
+    run_h = 2.0 * (age_s + gap_s / 2) / 3600.0 * (availability + _AVAILABILITY_FLOOR)
+    run_h = np.maximum(run_h, 1e-6)
+    expected = price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
+    expected = np.where(opened == 1, expected, np.inf)
+    best: NDArray[np.int64] = np.where(opened.max(axis=0) == 1, expected.argmin(axis=0), -1).astype(np.int64)
+    return best
