@@ -7,6 +7,7 @@ import os
 import random
 import stat
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,17 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path / "elsewhere") == expected
     assert (restoration.kept, restoration.moved) == (0, [])
     assert verify(keeping.store, keeping.found.entry).tensors == {}
+
+
+def test_what_was_saved_under_a_notice_comes_back(tmp_path: Path) -> None:
+    """Such a commit also tells when the machine was to end; it is a folder like any other."""
+    keeping = Keeping(tmp_path, MemoryStore())
+    (keeping.out / "step-7").write_text("7")
+    stored = keeping.uploader.store(keeping.scan(), urgent=True)
+    now = SteppingClock().now()
+    keeping.custody.commit(stored, step=7, captured_at=now, on_notice=True, deadline=now + timedelta(minutes=2))
+    keeping.restore(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "step-7").read_text() == "7"
 
 
 def test_files_take_their_names_oldest_first(tmp_path: Path) -> None:
