@@ -34,7 +34,7 @@ Description=One attempt of a job of spotrun
 After=network-online.target
 [Service]
 Environment=HOME=/root PYTHONUNBUFFERED=1
-ExecStart=$OPT/venv/bin/python -m spotrun.agent.machine $ETC/attempt.json
+ExecStart=$OPT/venv/bin/python -m spotrun.agent.machine $ETC/attempt.json $OPT/job
 ExecStopPost=shutdown -h now
 KillMode=mixed
 TimeoutStopSec=110
