@@ -11,6 +11,7 @@ shut down at the end; a machine that is told to terminate when it shuts down cos
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,19 +21,21 @@ from spotrun.agent.bell import Bell
 from spotrun.agent.config import DEFAULT_METADATA_URL, AgentConfig, read_environment
 from spotrun.agent.metadata import MetadataService
 from spotrun.agent.supervisor import Supervisor
-from spotrun.clock import SystemClock
+from spotrun.clock import Clock, SystemClock
 from spotrun.errors import SpecError, SpotrunError, StoreError
+from spotrun.job.limit import NOTICE_GRACE
 from spotrun.job.machine import LaunchDocument, MachineOrder
 from spotrun.job.message import Exit, Outcome, Place
 from spotrun.store import BlobStore, Patience, RetryingStore, open_store
 
-__all__ = ["main", "power_off"]
+__all__ = ["leave_to_the_provider", "main", "power_off"]
 
 _FOLDER = Path("/opt/spotrun/job")
 # The document was written before the machine was asked for: what is missing now is a role that has not come through yet.
 _PATIENCE = Patience(total_s=120.0, first_s=0.5, longest_s=10.0)
 _IMPATIENCE = Patience(total_s=1.0, first_s=0.1, longest_s=0.5)  # see spotrun.agent.__main__
 _SHUTDOWN_WALL_S = 60.0
+_NOTICE_WALL_S_MAX = 300.0  # EC2 announces two minutes; a wrong deadline must not keep a machine
 
 
 def main(arguments: list[str]) -> int:
@@ -43,9 +46,27 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"[spotrun] the agent failed: {type(err).__name__}: {err}\n")
         return 1
     finally:
+        leave_to_the_provider(_metadata(os.environ), SystemClock())
         sys.stdout.flush()
         sys.stderr.flush()
         power_off()
+
+
+def leave_to_the_provider(metadata: MetadataService, clock: Clock) -> None:
+    """After a notice, waits for the provider to end the machine: ended by EC2 in its first hour, it is free of charge.
+
+    Bounded: a machine that is not taken, or whose notice is wrong, ends itself soon after the deadline. The provider's end
+    begins with SIGTERM, which ends the wait, and this process with it.
+    """
+    deadline = metadata.deadline()
+    if deadline is None:
+        return
+    left_s = min((deadline + NOTICE_GRACE - clock.now()).total_seconds(), _NOTICE_WALL_S_MAX)
+    if left_s > 0:
+        sys.stderr.write(f"[spotrun] the machine is left to the provider, which ends it at {deadline:%H:%M:%S} UTC\n")
+        sys.stderr.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        clock.sleep(left_s)
 
 
 def power_off() -> None:
@@ -86,12 +107,11 @@ def _config(order: MachineOrder, folder: Path, store: BlobStore) -> AgentConfig:
 
 def _environment(document: LaunchDocument, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
     """The agent's environment: the machine's own, the launch's over it, and what only the machine knows over both."""
-    url = own.get("SPOTRUN_IMDS") or own.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_METADATA_URL
-    metadata = MetadataService(url.rstrip("/"))
+    metadata = _metadata(own)
     environment = {
         **own,
         **document.environment,
-        "SPOTRUN_IMDS": url.rstrip("/"),
+        "SPOTRUN_IMDS": _metadata_url(own),
         "SPOTRUN_INSTANCE": metadata.text("instance-id") or f"unknown-{document.attempt}",
         "SPOTRUN_WORKDIR": str(folder / "work"),
         "SPOTRUN_SCRATCH": str(folder / "scratch"),
@@ -100,6 +120,15 @@ def _environment(document: LaunchDocument, folder: Path, own: Mapping[str, str])
     if region is not None and not environment.get("AWS_REGION"):
         environment.setdefault("AWS_DEFAULT_REGION", region)
     return environment
+
+
+def _metadata(own: Mapping[str, str]) -> MetadataService:
+    return MetadataService(_metadata_url(own))
+
+
+def _metadata_url(own: Mapping[str, str]) -> str:
+    url = own.get("SPOTRUN_IMDS") or own.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_METADATA_URL
+    return url.rstrip("/")
 
 
 def _say_last_word(order: MachineOrder, store: BlobStore, err: Exception) -> None:
