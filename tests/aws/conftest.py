@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from .runner import Runner
+from .stage import User
 from .world import World
 
 
@@ -33,6 +35,18 @@ def runner(world: World) -> Iterator[Runner]:
         left = [process for machine in made.machines() for process in machine.processes()]
         assert left == []
         assert world.problems == []
+
+
+@pytest.fixture
+def user(world: World, runner: Runner, bucket: str, tmp_path: Path) -> Iterator[User]:
+    """Somebody at a terminal, with a bucket and an instance profile. After the test nothing may be left."""
+    world.give_profile()
+    made = User(world, runner, tmp_path / "user")
+    try:
+        yield made
+    finally:
+        made.close()
+    assert world.leftovers() == []
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 
-PATIENCE_S = 120.0  # for what takes a second on an idle machine: the tests' machine may be busy
+PATIENCE_S = 120.0
 
 
 def until(found: Callable[[], _Found], what: str, *, told: Callable[[], str] = str) -> _Found:

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # 1301 images make the first DescribeImages take 7 s
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from moto.core.responses import ActionResult
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.responses import EC2Response
+from moto.iam.models import iam_backends
 from moto.moto_api._internal.models import moto_api_backend
 from moto.s3.models import s3_backends
 from moto.sqs.models import sqs_backends
@@ -36,6 +38,7 @@ from .template import create_launch_template
 from .token import Tokens
 
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
+PYTORCH_PARAMETER = "/aws/service/deeplearning/ami/x86_64/oss-nvidia-driver-gpu-pytorch-2.9-ubuntu-24.04/latest/ami-id"
 IMAGE_NAME = "Deep Learning OSS Nvidia Driver AMI GPU PyTorch 2.9 (Ubuntu 22.04) 20260701"
 
 
@@ -85,7 +88,7 @@ class World:
         self.permissions = Permissions()
         self.tokens = Tokens()
         self.launching = threading.RLock()
-        self.image_parameters = {IMAGE_PARAMETER}
+        self.image_parameters = {IMAGE_PARAMETER, PYTORCH_PARAMETER}
         self.on_start: Callable[[Any], None] | None = None
         self.on_end: Callable[[Any, Cause], None] | None = None
         self.problems: list[Exception] = []  # of this world itself; a test that meets one has shown nothing
@@ -191,6 +194,19 @@ class World:
                 if each.id == instance_id:
                     return each
         raise AssertionError(f"no instance {instance_id}")
+
+    def bucket(self, name: str) -> list[str]:
+        """The keys of a bucket, without a request."""
+        return list(s3_backends[self.account]["aws"].buckets[name].keys)
+
+    def give_profile(self, name: str = "spotrun-instance", policy: dict[str, Any] | None = None) -> None:
+        """Makes a role and an instance profile of this name, which `doctor --fix` would do for a user."""
+        iam = iam_backends[self.account]["aws"]
+        iam.create_role(name, "{}", "/", None, "", [], "3600")
+        iam.create_instance_profile(name, "/", [])
+        iam.add_role_to_instance_profile(name, name)
+        if policy is not None:
+            iam.put_role_policy(name, "spotrun", json.dumps(policy))
 
     def leftovers(self) -> list[str]:
         """What would go on to cost money or get in the way, each in a few words; empty after a job that has ended."""
