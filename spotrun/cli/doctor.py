@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
+_FIRST_REGION = "us-east-1"  # looked at where nobody has named one: every account has it
+
 
 def doctor(
     ctx: typer.Context,
@@ -125,14 +127,14 @@ class _Visit:
 
         self._account = Account()
         if self._spec is not None:
-            regions = self._spec.resources.regions
-        regions = (
-            regions or (self._account.home_region(),) if self._spec is not None else regions or _usual(self._account)
-        )
-        if self._spec is not None:
-            question = question_of_job(self._spec, regions=regions)
+            named = self._spec.resources.regions or (self._account.home_region(),)
+            question = question_of_job(self._spec, regions=named)
         else:
-            question = Question(regions=regions, scope=Scope(bucket=bucket) if bucket else None)
+            usual = _usual(self._account)
+            scope = Scope(bucket=bucket) if bucket else None
+            question = Question(
+                regions=regions or usual or (_FIRST_REGION,), assumed=not (regions or usual), scope=scope
+            )
         if queue and question.queue is None:
             question = replace(question, queue=NOTICE_QUEUE)
         self._question = question
@@ -161,13 +163,13 @@ class _Visit:
 
 
 def _usual(account: Account) -> tuple[str, ...]:
-    """The region of the AWS configuration, else AWS's first: a new user has set none."""
+    """The region of the AWS configuration; none if it names none."""
     from spotrun.errors import SpecError
 
     try:
         return (account.home_region(),)
     except SpecError:
-        return ("us-east-1",)
+        return ()
 
 
 def _agreed(remedy: Remedy) -> bool:

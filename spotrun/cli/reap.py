@@ -137,8 +137,9 @@ def _show(judged: Sequence[Judged], wanted: Sequence[Judged], found: _Found, *, 
     if found.note:
         typer.echo(found.note)
     if not judged:
+        seen = " where it could be looked at" if found.unseen else ""
         where = f" in {len(found.regions)} regions" if len(found.regions) > 1 else f" in {''.join(found.regions)}"
-        typer.echo(f"nothing of spotrun's was found{where if found.regions else ''}")
+        typer.echo(f"nothing of spotrun's was found{where if found.regions else ''}{seen}")
         return
     table = Table("", "id", "what", "where", "job", "$/h", "why", box=None, pad_edge=False)
     going = {id(each) for each in wanted}

@@ -373,3 +373,10 @@ def test_one_area_that_hangs_or_fails_hides_no_other() -> None:
         never.set()
     assert [(each.area, each.light.value) for each in told] == [("hangs", "red"), ("fails", "red"), ("works", "green")]
     assert "a bug of ours" in told[1].sentence
+
+
+def test_a_region_that_nobody_named_is_said() -> None:
+    """A launch would not guess one."""
+    told = region.check_regions([Region(name="us-east-1", enabled=True)], assumed=True)
+    assert lights(told) == "gy"
+    assert "aws configure set region us-east-1" in told[1].fix

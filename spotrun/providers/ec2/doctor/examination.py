@@ -52,7 +52,7 @@ def examine(account: Account, question: Question, *, clock: Clock, more: Sequenc
 
     def look_around() -> Sequence[Verdict]:
         where.extend(region.look_at_regions(account, question))
-        return region.check_regions(where)
+        return region.check_regions(where, assumed=question.assumed)
 
     first += make_round([Area("region", look_around)], clock=clock)
     usable = tuple(each.name for each in where if each.enabled)

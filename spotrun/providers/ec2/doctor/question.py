@@ -22,6 +22,7 @@ class Question:
 
     Attributes:
         regions: where; never empty.
+        assumed: whether nobody has named the regions.
         scope: the bucket and prefix of the runs, and what else the instance is to reach; None if no bucket is known.
         for_job: whether a job file asks; then what is missing is red.
         lasts: how long the credentials have to live: the job's `max_wait`.
@@ -29,6 +30,7 @@ class Question:
     """
 
     regions: tuple[str, ...]
+    assumed: bool = False
     scope: Scope | None = None
     for_job: bool = False
     resources: Resources = field(default_factory=Resources)

@@ -56,9 +56,13 @@ class Found:
     doubt: str = ""
 
 
-def check_regions(regions: Sequence[Region]) -> tuple[Verdict, ...]:
-    """One verdict for all that are well, one for each that is not."""
+def check_regions(regions: Sequence[Region], *, assumed: bool = False) -> tuple[Verdict, ...]:
+    """One verdict for all that are well, one for each that is not. `assumed`: nobody has named them."""
     told: list[Verdict] = []
+    if assumed:
+        names = ", ".join(region.name for region in regions)
+        fix = f"aws configure set region {names}, or name resources.regions in the job file"
+        told.append(yellow("region", f"neither you nor the AWS configuration names one: {names} was looked at", fix))
     for region in regions:
         if region.enabled is None:
             told.append(red("region", f"AWS has no region {region.name}", "mend resources.regions in the job file"))
