@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from spotrun.controller.bill import offer_of
 from spotrun.controller.follow import MetricRow
 from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
-from spotrun.cost import Ledger, build_ledger
+from spotrun.cost import Category, Ledger, build_ledger, extras_of
 from spotrun.cost.report import PriceCurve, Report, make_report
 from spotrun.errors import SpecError
 from spotrun.job import Attempt, Event, Job, Submitted, step
@@ -68,12 +69,15 @@ class Accountant:
         job = self.job()
         until = job.ended_at or max(job.at, self.clock.now())
         attempts = {attempt.number: attempt for attempt in job.attempts}
-        return build_ledger(
+        ledger = build_ledger(
             self._events,
             lambda number: self._steps(attempts[number], until),
             lambda number: _on_demand(attempts[number]),
             until=until,
         )
+        useful = ledger.times[Category.USEFUL] + ledger.times[Category.CHECKPOINT]
+        extras = extras_of(job.spec, (row.life for row in ledger.rows), useful=useful)
+        return replace(ledger, extras=extras)
 
     def report(self, metrics: Iterable[MetricRow] = ()) -> Report:
         """The savings report up to now.
@@ -103,8 +107,14 @@ class Accountant:
         return self._provider.prices(offer_of(attempt), attempt.launched_at, end)
 
     def _curves(self, start: datetime, end: datetime) -> Iterator[PriceCurve]:
-        """The spot prices of every pool that the job could have used."""
-        for offer in sorted(self._provider.offers(), key=lambda offer: offer.pool):
+        """The spot prices of every pool that the job could have used; of rented machines, where each history is another
+        question, of those that it did use."""
+        job = self.job()
+        if job.spec.provider == "local":
+            offers = list(self._provider.offers())
+        else:
+            offers = list({attempt.pool: offer_of(attempt) for attempt in job.attempts if attempt.launched_at}.values())
+        for offer in sorted(offers, key=lambda offer: offer.pool):
             if offer.market is MarketKind.SPOT:
                 steps = self._provider.prices(offer, start, end)
                 yield PriceCurve(zone=offer.zone, instance_type=offer.instance_type, steps=steps)

@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from spotrun.cost.billing import attempt_cost
+from spotrun.cost.extra import beside_machines_usd
 from spotrun.job import Attempt, EndReason, Job
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.providers.provider import Provider
@@ -43,6 +44,7 @@ class Bill:
             ended_by_provider=attempt.end_reason is EndReason.INTERRUPTED,
             nodes=job.spec.resources.nodes,
         )
+        cost += beside_machines_usd(job.spec, end - attempt.launched_at)
         if attempt.ended_at is not None:
             self._settled[attempt.number] = cost
         return cost

@@ -171,6 +171,8 @@ def _notes(report: Report) -> Iterable[str]:
     )
     if not ledger.extras:
         yield "No extras are counted: volumes, public addresses, storage and transfer are billed beside these amounts."
+    else:
+        yield "Storage, requests and transfer are billed beside these amounts."
     if not report.is_final:
         yield f"The job is {report.job.phase.value}: figures are as of {ledger.until:%Y-%m-%d %H:%M:%S} UTC and will change."
     assumed = [row.number for row in ledger.rows if row.price_assumed]

@@ -451,3 +451,30 @@ def test_subnets_and_groups_of_other_regions_rule_a_region_out(make: Make, clien
     )
     assert {offer.zone for offer in provider.offers()} <= {subnet["AvailabilityZoneId"]}
     assert "us-west-2: none of ec2.subnets is in it" in {each.fault for each in provider.candidates()}
+
+
+def test_a_queue_tells_of_notices_at_once(
+    make: Make, world: World, clock: HandClock, clients: Callable[..., Any]
+) -> None:
+    """And what is about others stays in it."""
+    queue = clients("sqs").create_queue(QueueName="notices")["QueueUrl"]
+    arn = clients("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    pattern = {"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]}
+    clients("events").put_rule(Name="notices", EventPattern=json.dumps(pattern))
+    clients("events").put_targets(Rule="notices", Targets=[{"Id": "queue", "Arn": arn}])
+    provider = make(ec2={"queue": "notices"})
+    instance = provider.launch(order(spot(provider)))
+    other = make().launch(order(spot(provider), attempt=7, token="spotrun-7-other"))
+    assert [it.notice_deadline for it in seen(provider, clock)] == [None, None]
+    world.warn(instance.id)
+    clock.pass_time(6)
+    deadlines = {it.id: it.notice_deadline for it in provider.observe(JOB)}
+    assert deadlines[instance.id] is not None
+    assert deadlines[other.id] is None
+
+
+def test_a_queue_that_is_not_there_is_no_error(make: Make, clock: HandClock) -> None:
+    """The agent tells of its notice as well."""
+    provider = make(ec2={"queue": "nowhere"})
+    provider.launch(order(spot(provider)))
+    assert len(seen(provider, clock)) == 1

@@ -11,6 +11,7 @@ from spotrun.providers.ec2.catalog import Catalog
 from spotrun.providers.ec2.image import Images
 from spotrun.providers.ec2.list_price import ListPrices
 from spotrun.providers.ec2.network import Networks
+from spotrun.providers.ec2.notice import Notices
 from spotrun.providers.ec2.quota import Quotas
 from spotrun.providers.ec2.roll import Roll
 from spotrun.providers.ec2.spot_price import SpotPrices
@@ -30,6 +31,7 @@ class Aws:
     images: Images
     networks: Networks
     roll: Roll
+    notices: Notices
 
 
 def open_aws(clock: Clock, *, account: Account | None = None, kept: PriceFile | None = None) -> Aws:
@@ -51,4 +53,5 @@ def open_aws(clock: Clock, *, account: Account | None = None, kept: PriceFile | 
         images=Images(account, clock=clock),
         networks=Networks(account, catalog, clock=clock),
         roll=Roll(account, catalog, clock=clock),
+        notices=Notices(account, clock=clock),
     )

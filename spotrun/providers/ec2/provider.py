@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -127,7 +128,7 @@ class Ec2Provider:
             self._regions[entry.instance.id] = entry.region
             if entry.instance.state is InstanceState.ENDED:
                 self._drop_template(entry.instance.token, entry.region)
-        return [entry.instance for entry in found]
+        return self._noticed([entry.instance for entry in found])
 
     def terminate(self, instance_id: str) -> None:
         """See `Provider.terminate`."""
@@ -163,6 +164,16 @@ class Ec2Provider:
         oldest = min(dated, key=lambda source: source.as_of or self._clock.now().date(), default=None)
         on_demand = oldest or PriceSource(name=PRICE_LIST)
         return PriceSources(spot=PriceSource(name=SPOT_HISTORY), on_demand=on_demand)
+
+    def _noticed(self, found: list[Instance]) -> list[Instance]:
+        """The instances with the notices that the job's queue has told of."""
+        queue, living = self._spec.ec2.queue, {it.id for it in found if it.state is not InstanceState.ENDED}
+        if queue is None or not living:
+            return found
+        told: dict[str, datetime] = {}
+        for region in {self._regions[id_] for id_ in living}:
+            told.update(self._aws.notices.hear(queue, region, living))
+        return [replace(it, notice_deadline=told.get(it.id)) if it.id in living else it for it in found]
 
     def _plan(self, request: LaunchRequest) -> MachinePlan:
         offer, settings = request.offer, self._spec.ec2

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from spotrun.providers.ec2.notice import parse_notice
 from spotrun.providers.ec2.response import cause_of, deciding, fleet_answer, instances, seen
 from spotrun.providers.provider import EndCause, InstanceState
 
@@ -151,3 +152,23 @@ def test_of_several_refusals_the_one_that_says_what_to_do_is_told() -> None:
     )
     assert deciding(answer.refusals).code == "UnauthorizedOperation"
     assert deciding(()).code == "InsufficientInstanceCapacity"
+
+
+def test_a_notice_is_told_by_the_events_detail() -> None:
+    """Its ARN has two forms in AWS's own documents."""
+    body = (
+        '{"detail-type": "EC2 Spot Instance Interruption Warning", "time": "2026-07-03T10:00:00Z", '
+        '"resources": ["arn:aws:ec2:us-east-2a:instance/i-0abc"], '
+        '"detail": {"instance-id": "i-0abc", "instance-action": "terminate"}}'
+    )
+    notice = parse_notice(body)
+    assert notice is not None
+    assert notice.instance_id == "i-0abc"
+    assert notice.deadline == datetime(2026, 7, 3, 10, 2, tzinfo=timezone.utc)
+    assert parse_notice(body.replace("Interruption Warning", "Request Fulfillment")) is None
+
+
+@pytest.mark.parametrize("body", ["", "{}", "[]", "null", '{"detail-type": 3}', "not json", '"text"'])
+def test_a_message_that_is_no_event_is_no_notice(body: str) -> None:
+    """Anybody who may send to the queue could have written it."""
+    assert parse_notice(body) is None
