@@ -11,6 +11,9 @@ A look is whole when nothing in it is in the middle of being written, as far as 
 4. With a `done` pattern: a file that fits it has appeared or changed since the last generation, and nothing else was
    changed after the newest such file (but for the quiet time after it, in which a writer may tidy up).
 
+A script may save so often that there is never a quiet time. If that is one file alone, which is written anew each time,
+and nothing else has changed for long, then the folder is whole whenever that file is closed and the same in two looks.
+
 Growing files (`Rules.growing`) are not waited for as long as they only grow: their first bytes, up to the size seen, do
 not change any more. One that becomes shorter, or another file of the same name, is a change like any other.
 """
@@ -31,15 +34,22 @@ Key = frozenset[tuple[str, object]]
 _NO_NEW = "no new file fits the `done` pattern"
 _SPREAD = 4  # a folder that was written for s seconds must be quiet for s / 4
 _SPREAD_MOST = 6  # times the quiet time, at most
+_ALONE = 6  # times the quiet time: if but one file changed for so long, what is saved is that file
+_REWRITTEN = 3  # times that it was written anew meanwhile: it is not the first of several, and takes long
 _STALE = 12  # times the quiet time: what is unfinished or open, and has not changed for so long, never will
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, in seconds of the clock that `Watch.look` is told; `tolerance_ns` is the quiet time of files."""
+    """How long to wait, in seconds of the clock that `Watch.look` is told; `tolerance_ns` is the quiet time of files.
+
+    Attributes:
+        sees_writers: whether it can be known which files are open for writing.
+    """
 
     quiet_s: float
     tolerance_ns: int
+    sees_writers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,38 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class _Lone:
+    """The only file that has changed for a while; none if `path` is empty.
+
+    Attributes:
+        since_s: nothing else has changed since.
+        times: how often it was written anew since then.
+        begun_s: the last look before it was written anew, or first, for the last time.
+    """
+
+    path: str = ""
+    since_s: float = float("-inf")
+    times: int = 0
+    begun_s: float = float("-inf")
+
+    def after(
+        self, moved: Collection[str], *, old: _Seen | None, new: File | None, looks_s: tuple[float, float]
+    ) -> _Lone:
+        """After a look at which these paths had changed.
+
+        Args:
+            old, new: what was found under `path` at the last look and at this one.
+            looks_s: when these were.
+        """
+        if set(moved) != {self.path}:
+            (path,) = moved if len(moved) == 1 else ("",)
+            return _Lone(path, looks_s[1], begun_s=looks_s[0])
+        if old is None or new is None or not _is_anew(old.signature, new):
+            return self
+        return replace(self, times=self.times + 1, begun_s=looks_s[0])
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """What is known from the looks so far.
 
@@ -85,6 +127,7 @@ class Watch:
         looked_s: when the last look was.
         burst_s: the last look before the newest changes began; what was done before it is in them.
         changed_s: when the last of them was seen.
+        lone: the file that they were of, if it was one.
         whole_s: when a look was whole last.
     """
 
@@ -95,6 +138,7 @@ class Watch:
     burst_s: float
     changed_s: float
     whole_s: float
+    lone: _Lone = _Lone()
 
     @staticmethod
     def begin(listing: Listing, rules: Rules, now_s: float) -> Watch:
@@ -125,20 +169,28 @@ class Watch:
         """
         seen, changed = self._compared(listing, rules, now_s)
         names = _names(listing)
-        burst_s, changed_s = self.burst_s, self.changed_s
+        burst_s, changed_s, lone = self.burst_s, self.changed_s, self.lone
         if changed or names != self.names:
+            lone = lone.after(
+                changed | (names ^ self.names),
+                old=self.seen.get(lone.path),
+                new=listing.files.get(lone.path),
+                looks_s=(self.looked_s, now_s),
+            )
             burst_s = burst_s if now_s - changed_s < self._quiet_s(patience) else self.looked_s
             changed_s = now_s
-        after = replace(self, seen=seen, names=names, looked_s=now_s, burst_s=burst_s, changed_s=changed_s)
+        after = replace(self, seen=seen, names=names, looked_s=now_s, burst_s=burst_s, changed_s=changed_s, lone=lone)
         why = after._unfinished(listing, rules, now_s=now_s, writing=writing, patience=patience, changed=changed)
         if why is not None:
             return after, Waiting(why, after.whole_s, usual=why == _NO_NEW)
+        if now_s - changed_s < after._quiet_s(patience):
+            burst_s = lone.begun_s
         return replace(after, whole_s=now_s), Whole(listing, key_of(listing, rules), burst_s)
 
-    def _compared(self, listing: Listing, rules: Rules, now_s: float) -> tuple[dict[str, _Seen], str]:
-        """Every file with the time since when it is what it is, and one that is not what it was."""
+    def _compared(self, listing: Listing, rules: Rules, now_s: float) -> tuple[dict[str, _Seen], set[str]]:
+        """Every file with the time since when it is what it is, and those that are not what they were."""
         seen: dict[str, _Seen] = {}
-        changed = ""
+        changed: set[str] = set()
         for path, file in _all_files(listing).items():
             before = self.seen.get(path)
             if before is not None and before.signature == file.signature:
@@ -146,7 +198,7 @@ class Watch:
                 continue
             seen[path] = _Seen(file.signature, now_s)
             if not (rules.growing.fits(path) and _grew(before, file)) and path not in listing.temporaries:
-                changed = path
+                changed.add(path)
         return seen, changed
 
     def _unfinished(
@@ -157,7 +209,7 @@ class Watch:
         now_s: float,
         writing: Collection[str],
         patience: Patience,
-        changed: str,
+        changed: Collection[str],
     ) -> str | None:
         if listing.excess:
             return "the folder holds too many files"
@@ -168,9 +220,20 @@ class Watch:
         for path in writing:
             if path in listing.files and not rules.growing.fits(path) and now_s - self.seen[path].since_s < stale_s:
                 return f"{path} is open for writing"
-        if now_s - self.changed_s < self._quiet_s(patience):
-            return f"{changed or 'the folder'} has just changed"
+        if now_s - self.changed_s < self._quiet_s(patience) and not self._is_lone(now_s, patience):
+            return f"{max(changed, default='the folder')} has just changed"
         return None if rules.done is None else self._not_done(listing, rules, patience)
+
+    def _is_lone(self, now_s: float, patience: Patience) -> bool:
+        """Whether one file alone is saved again and again, and is not what this look found in motion."""
+        alone_s = now_s - self.lone.since_s
+        return (
+            patience.sees_writers
+            and self.lone.path != ""
+            and self.lone.times >= _REWRITTEN
+            and alone_s >= _ALONE * patience.quiet_s
+            and self.changed_s < now_s
+        )
 
     def _not_done(self, listing: Listing, rules: Rules, patience: Patience) -> str | None:
         done = _done(listing, rules)
@@ -200,6 +263,12 @@ def _grew(before: _Seen | None, file: File) -> bool:
         return True
     size, _, _, inode = before.signature
     return inode == file.signature[3] and size <= file.size
+
+
+def _is_anew(before: Signature, file: File) -> bool:
+    """Whether it was written from its beginning, rather than further."""
+    size, _, _, inode = before
+    return inode != file.signature[3] or size >= file.size
 
 
 def _all_files(listing: Listing) -> dict[str, File]:

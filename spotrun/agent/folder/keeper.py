@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from signal import Signals
 
 from spotrun.agent.bell import Bell
@@ -60,7 +61,9 @@ class FolderKeeper:
         self._bell = bell
         self._newsroom = Newsroom(log)
         quiet_s = at_least(clock, folder.quiet.total_seconds(), _QUIET_WALL_S)
-        self._patience = Patience(quiet_s, int(clock.wall(quiet_s) * 1e9))
+        self._patience = Patience(
+            quiet_s, int(clock.wall(quiet_s) * 1e9), sees_writers=Path("/proc/self/fdinfo").is_dir()
+        )
         self._period_s = at_least(clock, quiet_s / _LOOKS_PER_QUIET, _LOOK_WALL_S)
         self._cadence = _cadence(config)
         self._wake = threading.Event()

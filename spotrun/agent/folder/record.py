@@ -114,7 +114,7 @@ def decode_record(manifest: Manifest, entry: CommitEntry) -> Record:
         CheckpointCorrupt: it does not add up.
     """
     state = manifest.state
-    if not isinstance(state, dict) or set(state) - {"notice"} != {"folder"}:  # a save under a notice
+    if not isinstance(state, dict) or "folder" not in state:
         raise CheckpointError(
             f"the commit of step {entry.step} was saved through spotrun.attach, not from a folder, so there is no folder "
             "to restore from it: remove checkpoint.folder from the job file, or give the job another place"

@@ -33,12 +33,12 @@ def listing(*files: File, links: tuple[Link, ...] = (), rules: Rules = RULES) ->
 class Film:
     """Looks one after the other."""
 
-    def __init__(self, first: Listing | None = None, rules: Rules = RULES) -> None:
-        self.rules = rules
+    def __init__(self, first: Listing | None = None, rules: Rules = RULES, patience: Patience = PATIENCE) -> None:
+        self.rules, self.patience = rules, patience
         self.watch = Watch.begin(first or listing(), rules, 0.0)
 
     def look(self, now_s: float, seen: Listing, writing: frozenset[str] = frozenset()) -> Whole | Waiting:
-        self.watch, verdict = self.watch.look(seen, self.rules, now_s=now_s, writing=writing, patience=PATIENCE)
+        self.watch, verdict = self.watch.look(seen, self.rules, now_s=now_s, writing=writing, patience=self.patience)
         return verdict
 
     def whole(self, now_s: float, seen: Listing, writing: frozenset[str] = frozenset()) -> bool:
@@ -127,6 +127,64 @@ def test_a_folder_that_took_long_to_write_must_be_quiet_for_longer() -> None:
         assert not film.whole(now, listing(*files))
     assert not film.whole(46, listing(*files))
     assert film.whole(51, listing(*files))
+
+
+def saved_all_the_time(film: Film, path: str, until_s: int, *others: File, period_s: int = 4) -> None:
+    """One look a second at a file that is written anew again and again, in a second each time."""
+    for now in range(1, until_s):
+        size = 10 if now % period_s else 5
+        seen = listing(*others, file(path, size, now - now % period_s if size == 5 else now - now % period_s + 1))
+        film.look(now, seen)
+
+
+def test_one_file_that_is_saved_all_the_time_is_whole_between_two_saves() -> None:
+    """There is never a quiet time. It must be known to be closed, and be the same in two looks."""
+    film = Film()
+    saved_all_the_time(film, "last.pt", 40, file("config.json"))
+    whole = listing(file("config.json"), file("last.pt", 10, 41))
+    assert not film.whole(
+        40, listing(file("config.json"), file("last.pt", 5, 40))
+    )  # it was changed since the last look
+    assert not film.whole(41, whole)
+    assert not film.whole(42, whole, frozenset({"last.pt"}))
+    verdict = film.look(43, whole)
+    assert isinstance(verdict, Whole)
+    assert verdict.changed_s == 39  # the last look before it was written
+    assert isinstance(film.look(44, listing(file("config.json"), file("last.pt", 5, 44))), Waiting)
+
+
+def test_one_file_is_saved_by_renaming_as_well() -> None:
+    """Its size never changes; its inode does."""
+    film = Film()
+    for now in range(1, 40):
+        film.look(now, listing(file("last.pt", 10, 1, inode=now // 3)))
+    assert film.whole(40, listing(file("last.pt", 10, 1, inode=13)))
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_several_files_that_are_saved_all_the_time_are_never_whole(others: int) -> None:
+    """Nobody knows which pause is the one between two saves: a quiet time or a `done` pattern has to tell."""
+    film = Film()
+    for now in range(1, 200):
+        files = [file(f"{number}.pt", 10, now - (now - number) % 4) for number in range(others + 1)]
+        assert not film.whole(now, listing(*files)), now
+
+
+def test_the_first_of_several_files_is_not_alone_however_long_it_takes() -> None:
+    """It only grows; and when it is finished the next one has not begun."""
+    film = Film()
+    for now in range(1, 100):
+        assert not film.whole(now, listing(file("model.bin", now // 3, now - now % 3)))
+    assert not film.whole(101, listing(file("model.bin", 33, 99)))
+    assert not film.whole(102, listing(file("model.bin", 33, 99), file("optimizer.bin", 1, 102)))
+
+
+def test_where_open_files_are_not_known_a_quiet_time_is_needed() -> None:
+    """Not on Linux, a file may be half written whenever it is looked at."""
+    film = Film(patience=replace(PATIENCE, sees_writers=False))
+    saved_all_the_time(film, "last.pt", 41)
+    assert not film.whole(42, listing(file("last.pt", 10, 41)))
+    assert not film.whole(43, listing(file("last.pt", 10, 41)))
 
 
 def test_with_a_done_pattern_only_a_new_such_file_makes_a_generation() -> None:
