@@ -81,6 +81,11 @@ class Command:
             raise SpecError(f"the program {argv[0]!r} could not be started: {err}") from err
         self._reader = Worker("output", self._read, self._bell)
 
+    @property
+    def started(self) -> bool:
+        """Whether there was ever a process."""
+        return self._process is not None
+
     def ended(self) -> bool:
         """Whether the process is over."""
         return self._process is not None and self._process.poll() is not None

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from spotrun.agent.gang import Gang
 from spotrun.clock import Clock, ScaledClock, SystemClock, clock_from_text
 from spotrun.errors import SpecError
 from spotrun.job.machine import BUNDLE_VARIABLE, Bundle
@@ -55,7 +56,13 @@ class AgentConfig:
     spec: JobSpec = field(repr=False)
     inherited: Mapping[str, str] = field(repr=False)  # the whole environment, handed on to the training
     bundle: Bundle = field(default_factory=Bundle, repr=False)  # what the submission left for this machine
+    gang: Gang | None = None  # the machines of an attempt that has several
     timing: Timing = Timing()
+
+    @property
+    def node(self) -> int:
+        """Which machine of the attempt this is, from 0."""
+        return self.gang.rank if self.gang is not None else 0
 
     @property
     def place_uri(self) -> str:

@@ -82,7 +82,7 @@ class Courier:
         self._log = log
         self._lease = lease
         self._notices = notices
-        self._place = Place(config.attempt)
+        self._place = Place(config.attempt, node=config.node)
         self.observation = Observation(config, clock=clock, log=log)
         metrics = MetricTail(Mailbox(config.scratch).metrics)
         self._streams = (

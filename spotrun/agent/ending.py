@@ -17,6 +17,7 @@ class StopCause(Enum):
     ASKED = "asked"  # the controller wants it
     LEASE = "lease"  # the lease has run out
     FENCED = "fenced"  # a newer attempt holds the run whose folder the agent keeps
+    PEER = "peer"  # another machine of the attempt is lost or over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def classify(
     if exit_code == 0 and (done or (stop is None and not told)):
         return Outcome.COMPLETED
     match stop:
-        case StopCause.ASKED:
+        case StopCause.ASKED | StopCause.PEER:
             return Outcome.STOPPED
         case StopCause.LEASE:
             return Outcome.LEASE_EXPIRED

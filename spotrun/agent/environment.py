@@ -22,6 +22,9 @@ def training_environment(config: AgentConfig, inputs: Mapping[str, Path]) -> dic
     """The whole environment of the command. The user's variables win over inherited ones, the job's over both."""
     environment = {name: value for name, value in config.inherited.items() if name not in _FOR_THE_AGENT_ONLY}
     environment["PYTHONUNBUFFERED"] = "1"  # a line must reach the log before the machine is gone
+    if config.gang is not None:
+        grace_s = config.timing.grace_s
+        environment.update(config.gang.environment(job_id=config.job_id, attempt=config.attempt, grace_s=grace_s))
     environment.update(config.spec.environment)
     # `python` is the interpreter that has spotrun.
     interpreter = str(Path(sys.executable).parent)

@@ -15,10 +15,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from spotrun.agent.bell import Bell
 from spotrun.agent.config import DEFAULT_METADATA_URL, AgentConfig, read_environment
+from spotrun.agent.gang import Gang, Member, free_port, join
+from spotrun.agent.gang_member import GangMember
 from spotrun.agent.metadata import MetadataService
 from spotrun.agent.supervisor import Supervisor
 from spotrun.clock import Clock, SystemClock
@@ -36,6 +39,7 @@ _PATIENCE = Patience(total_s=120.0, first_s=0.5, longest_s=10.0)
 _IMPATIENCE = Patience(total_s=1.0, first_s=0.1, longest_s=0.5)  # see spotrun.agent.__main__
 _SHUTDOWN_WALL_S = 60.0
 _NOTICE_WALL_S_MAX = 300.0  # EC2 announces two minutes; a wrong deadline must not keep a machine
+_MEET_S = 900.0  # machines of one launch boot within a minute or two of each other
 
 
 def main(arguments: list[str]) -> int:
@@ -87,10 +91,40 @@ def _attempt(order_file: Path, folder: Path) -> int:
         sys.stderr.write(f"[spotrun] {err}\n")
         _say_last_word(order, inner, err)
         return 1
-    bell = Bell()
-    supervisor = Supervisor(config, store=RetryingStore(inner, patience=_IMPATIENCE), clock=config.clock(), bell=bell)
+    bell, impatient = Bell(), RetryingStore(inner, patience=_IMPATIENCE)
+    if order.nodes == 1:
+        supervisor = Supervisor(config, store=impatient, clock=config.clock(), bell=bell)
+    else:
+        gang = _meet(order, config, RetryingStore(inner, patience=_PATIENCE))
+        if gang is None:
+            return 1
+        supervisor = GangMember(replace(config, gang=gang), gang, store=impatient, clock=config.clock(), bell=bell)
     bell.listen(supervisor.notices.signalled)
     return 0 if supervisor.run() else 1
+
+
+def _meet(order: MachineOrder, config: AgentConfig, store: BlobStore) -> Gang | None:
+    """The other machines of the attempt; None if they do not come, or one of them has ended the attempt already."""
+    address = MetadataService(config.metadata_url).text("local-ipv4")
+    if address is None:
+        _say_last_word(order, store, SpecError("this machine has no private address, by which others could find it"))
+        return None
+    me = Member(instance=config.instance_id, address=address, port=free_port(address))
+    clock = SystemClock()
+    until_s = clock.monotonic() + max(config.lease_s, _MEET_S)
+    place, told = Place(order.attempt), -1
+
+    def goes_on(count: int) -> bool:
+        nonlocal told
+        if count != told:
+            told = count
+            sys.stderr.write(f"[spotrun] {count} of {order.nodes} machines are there\n")
+        return clock.monotonic() < until_s and not store.list(place.exit)
+
+    gang = join(store, me, attempt=order.attempt, nodes=order.nodes, clock=clock, goes_on=goes_on)
+    if gang is None and not store.list(place.exit):
+        _say_last_word(order, store, SpecError(f"only {told} of {order.nodes} machines came together in time"))
+    return gang
 
 
 def _config(order: MachineOrder, folder: Path, store: BlobStore) -> AgentConfig:

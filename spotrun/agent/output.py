@@ -25,8 +25,10 @@ def output_files(directory: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
-def upload_outputs(store: BlobStore, directory: Path, *, clock: Clock, abandoned: threading.Event) -> int:
-    """Uploads every file to `output/<path below directory>`, replacing what an earlier attempt left there.
+def upload_outputs(
+    store: BlobStore, directory: Path, *, clock: Clock, abandoned: threading.Event, prefix: str = OUTPUT_PREFIX
+) -> int:
+    """Uploads every file to `<prefix><path below directory>`, replacing what an earlier attempt left there.
 
     Returns:
         How many files were uploaded; `abandoned` ends it early.
@@ -41,7 +43,7 @@ def upload_outputs(store: BlobStore, directory: Path, *, clock: Clock, abandoned
             if abandoned.is_set():
                 return uploaded
             try:
-                _upload(store, OUTPUT_PREFIX + name, path)
+                _upload(store, prefix + name, path)
                 break
             except StoreUnavailable as err:
                 if turn == _TRIES - 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from signal import SIGTERM
 from typing import Any
 
@@ -21,12 +21,13 @@ from spotrun.agent.courier import Courier
 from spotrun.agent.ending import Ending, StopCause, classify
 from spotrun.agent.environment import training_environment
 from spotrun.agent.folder import FolderKeeper
+from spotrun.agent.herald import Herald
 from spotrun.agent.lease import Lease
 from spotrun.agent.log import OutputLog
 from spotrun.agent.mailbox import Mailbox
 from spotrun.agent.metadata import MetadataService
-from spotrun.agent.notice import Notice, NoticeBoard, NoticeWatcher
-from spotrun.agent.output import output_files, upload_outputs
+from spotrun.agent.notice import NoticeBoard, NoticeWatcher
+from spotrun.agent.output import OUTPUT_PREFIX, output_files, upload_outputs
 from spotrun.agent.preparation import Preparation, Prepared
 from spotrun.agent.worker import Worker
 from spotrun.clock import Clock
@@ -40,8 +41,11 @@ __all__ = ["Supervisor"]
 
 # A fenced attempt, or one whose controller is gone, must not replace what a newer attempt may be writing.
 _UPLOADS_AFTER = (Outcome.COMPLETED, Outcome.FAILED, Outcome.STOPPED)
-# A script that saved at a notice and ended is not at its end, whatever its exit code; but long after, it is its own.
-_AFTER_NOTICE_S = 60.0
+# Causes after which the command has nothing to save, or nobody to save it with.
+_WITHOUT_SAVE = {
+    StopCause.FENCED: "another attempt goes on with this run",
+    StopCause.PEER: "another machine of this attempt is lost or over",
+}
 _JOIN_WALL_S = 5.0  # the watcher's longest answer, and some
 
 
@@ -86,9 +90,16 @@ class Supervisor:
         self._folder = _folder_keeper(config, store=store, clock=clock, log=self._log, bell=bell)
         if self._folder is not None:
             self._courier.observation.folder = self._folder.news
+        self._herald = Herald(
+            notices=self.notices,
+            courier=self._courier,
+            mailbox=self._mailbox,
+            command=self._command,
+            folder=self._folder,
+            tell=self._log.say,
+        )
         self._background: list[Worker[Any]] = []
         self._stopping: StopCause | None = None
-        self._told_until: datetime | None = None  # an end of the command before this is due to our signal at a notice
 
     def run(self) -> bool:
         """Runs the attempt from its inputs to its exit record; tells whether that record was written.
@@ -98,7 +109,7 @@ class Supervisor:
         self._config.output_directory.mkdir(parents=True, exist_ok=True)
         courier = Worker("courier", self._courier.run, self._bell)
         watcher = Worker("notices", self._watcher.run, self._bell)
-        self._background = [courier, watcher]
+        self._background = [courier, watcher, *self._watchers()]
         try:
             ending = self._upload(self._attempt())
             self._keep_caches(ending)
@@ -114,9 +125,13 @@ class Supervisor:
             self._watcher.stop()
             watcher.join(_JOIN_WALL_S)
 
+    def _watchers(self) -> list[Worker[None]]:
+        """What else runs beside the command."""
+        return []
+
     def _attempt(self) -> Ending:
         try:
-            argv = arguments(self._config.spec.command)
+            argv = self._argv()
             prepared = self._prepare()
             if prepared is not None and prepared.failed is not None:
                 return Ending(outcome=Outcome.FAILED, exit_code=prepared.failed)
@@ -128,7 +143,9 @@ class Supervisor:
                 argv = self._container.argv(argv, environment)
             self._command.start(argv, directory=self._config.work_directory, environment=environment)
             self._courier.observation.started()
-            if self._config.spec.setup and self._preparation.has_caches:  # what setup made helps the next attempt too
+            if (
+                self._config.spec.setup and self._preparation.has_caches and not self._config.node
+            ):  # what setup made helps the next attempt too
                 self._background.append(Worker("caches", self._preparation.save_caches, self._bell))
         except Fenced as err:
             self._log.say(f"the command was not started: {err}")
@@ -141,7 +158,7 @@ class Supervisor:
         self._command.sweep()
         self._command.drain()
         exit_code = self._command.exit_code
-        told = self._told_until is not None and self._clock.now() < self._told_until
+        told = self._herald.told_until is not None and self._clock.now() < self._herald.told_until
         outcome = classify(
             exit_code,
             stop=self._stopping,
@@ -154,6 +171,9 @@ class Supervisor:
         if keeping is not None:
             outcome = self._finish_folder(keeping, outcome)
         return Ending(outcome=outcome, exit_code=exit_code)
+
+    def _argv(self) -> list[str]:
+        return arguments(self._config.spec.command)
 
     def _restore_folder(self) -> bool:
         """The folder as it was committed last, if one is kept; False if the attempt had to stop before it was there."""
@@ -207,7 +227,8 @@ class Supervisor:
 
     def _keep_caches(self, ending: Ending) -> None:
         """Keeps what the attempt has put into its caches, unless it had to end."""
-        if ending.outcome not in _UPLOADS_AFTER or self._stopping is not None or not self._preparation.has_caches:
+        ended_well = ending.outcome in _UPLOADS_AFTER and self._stopping is None
+        if not ended_well or not self._preparation.has_caches or self._config.node:
             return
         self._courier.uploading = True
         saving = Worker("caches", self._preparation.save_caches, self._bell)
@@ -219,8 +240,8 @@ class Supervisor:
         self._stopping = self._until(self._command.ended, self._stop_cause)
         if self._stopping is None:
             return
-        if self._stopping is StopCause.FENCED:
-            self._log.say("another attempt goes on with this run: the command is killed")
+        if self._stopping in _WITHOUT_SAVE:
+            self._log.say(f"{_WITHOUT_SAVE[self._stopping]}: the command is killed")
             self._command.kill()
             self._within(self._kill_s(), self._command.ended)
             return
@@ -242,6 +263,7 @@ class Supervisor:
         # save short. A command without the library has nothing but the signal. Looked at before the request is
         # written: afterwards the process may be on its way out, its handler gone.
         signals = self._command.hears_sigterm() or self._mailbox.progress() is None
+        signals = signals and self._config.node == 0  # the processes of other machines follow those of the first
         self._mailbox.ask(Request(ask=Ask.STOP, deadline=self._clock.now() + timedelta(seconds=grace_s)))
         number = SIGTERM if self._folder is None else self._folder.signal
         if number is not SIGTERM and self._command.tell(number):
@@ -250,52 +272,7 @@ class Supervisor:
             self._command.terminate()
 
     def _pass_on_notice(self) -> None:
-        if self.notices.take_recommendation():
-            self._pass_on_recommendation()
-        notice = self.notices.take(self._clock.now())
-        if notice is None:
-            return
-        self._courier.beat_now()
-        if self._stopping is not None:
-            return  # it is saving already
-        if self._folder is not None:
-            self._tell_of_notice(self._folder, notice)
-            return
-        # A save is asked for, not an end, which SIGTERM would be without a handler, and to a launcher of ranks. A
-        # deadline that became exact is no new notice: the training finds it in the request.
-        signals = notice.first and self._command.hears_sigterm()
-        self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline))
-        if signals:
-            self._command.terminate()
-            self._told_until = _end_of_answer(notice)
-        self._log.say(f"notice: this machine may be gone at {notice.deadline.isoformat(timespec='seconds')}")
-
-    def _pass_on_recommendation(self) -> None:
-        """Has a training that has attached save once; a script without the library has no way to be asked for just that."""
-        self._courier.recommended_at = self._clock.now()
-        self._courier.beat_now()
-        if self._stopping is not None or self._folder is not None:
-            return
-        if self.notices.deadline is None:
-            self._mailbox.ask(Request(ask=Ask.SAVE))
-        self._log.say("rebalance recommendation: an interruption of this machine has become likely; asked for a save")
-
-    def _tell_of_notice(self, folder: FolderKeeper, notice: Notice) -> None:
-        """Has the script save, if it listens, and the folder committed as soon as it is whole."""
-        folder.notice(notice.deadline)
-        when = notice.deadline.isoformat(timespec="seconds")
-        if not notice.first:
-            self._log.say(f"notice: this machine may be gone at {when}")
-            return
-        name = folder.signal.name
-        if self._command.tell(folder.signal):
-            self._told_until = _end_of_answer(notice)
-            self._log.say(f"notice: this machine may be gone at {when}; sent {name} to the command")
-        else:
-            self._log.say(
-                f"notice: this machine may be gone at {when}; the command has no handler for {name}, so nothing was sent: "
-                "what it writes to its folder until then is committed"
-            )
+        self._herald.pass_on(self._clock.now(), stopping=self._stopping is not None)
 
     def _upload(self, ending: Ending) -> Ending:
         """Uploads what the command left, if its end allows that; the ending with what came of it."""
@@ -319,7 +296,13 @@ class Supervisor:
         return ending
 
     def _upload_outputs(self, abandoned: threading.Event) -> int:
-        return upload_outputs(self._store, self._config.output_directory, clock=self._clock, abandoned=abandoned)
+        return upload_outputs(
+            self._store,
+            self._config.output_directory,
+            clock=self._clock,
+            abandoned=abandoned,
+            prefix=OUTPUT_PREFIX + (f"node-{self._config.node:03d}/" if self._config.node else ""),
+        )
 
     def _last_word(self, ending: Ending) -> Exit:
         return Exit(
@@ -381,11 +364,6 @@ def _folder_keeper(
     if checkpoint is None or checkpoint.folder is None:
         return None
     return FolderKeeper(config, checkpoint.folder, store=store, clock=clock, log=log, bell=bell)
-
-
-def _end_of_answer(notice: Notice) -> datetime:
-    """Until when the end of a command that was told of this notice is due to that."""
-    return notice.deadline + timedelta(seconds=_AFTER_NOTICE_S)
 
 
 def _worse(outcome: Outcome) -> Outcome:

@@ -173,12 +173,17 @@ class Heartbeat(_Document):
 
 
 class Place:
-    """Keys of a job's place in the store, below `<uri>/<job>/`. The lineage's own keys are in `spotrun.store`."""
+    """Keys of a job's place in the store, below `<uri>/<job>/`. The lineage's own keys are in `spotrun.store`.
 
-    def __init__(self, attempt: int) -> None:
-        self.prefix = f"attempts/{attempt:06d}"
+    Args:
+        node: of several machines of an attempt, which; the first, 0, speaks for the attempt.
+    """
+
+    def __init__(self, attempt: int, *, node: int = 0) -> None:
+        whole = f"attempts/{attempt:06d}"
+        self.prefix = f"{whole}/nodes/{node:03d}" if node else whole
         self.heartbeat = f"{self.prefix}/heartbeat.json"
-        self.control = f"{self.prefix}/control.json"
+        self.control = f"{whole}/control.json"
         self.exit = f"{self.prefix}/exit.json"
 
     def log(self, chunk: int) -> str:

@@ -83,15 +83,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class RentedMachine:
-    """One attempt of a job whose place is a folder. `root` may be shared: the store is what attempts have in common."""
+    """One attempt of a job whose place is a folder. `root` may be shared: the store is what attempts have in common.
 
-    def __init__(self, root: Path, attempt: int = 1) -> None:
+    Args:
+        node: of several machines of the attempt, which, from 0; their addresses are in this order.
+    """
+
+    def __init__(self, root: Path, attempt: int = 1, node: int = 0) -> None:
         self.id = f"i-{uuid.uuid4().hex[:17]}"
         self.attempt = attempt
-        self.place = Place(attempt)
+        self.place = Place(attempt, node=node)
         self.store = FileStore(root / "runs" / JOB)
         self.uri = (root / "runs").as_uri()
-        self.disk = root / f"machine-{attempt}"
+        self.disk = root / f"machine-{attempt}-{node}"
         self.home = self.disk / "home"
         self.folder = self.disk / "job"
         self.programs = self.disk / "bin"
@@ -99,7 +103,8 @@ class RentedMachine:
             folder.mkdir(parents=True)
         self.off = self.disk / "off"
         self.program("shutdown", f'printf "%s " "$@" >>"{self.off}"')
-        self.metadata = Metadata(**{"instance-id": self.id, "placement/region": "eu-west-9"})
+        facts = {"instance-id": self.id, "placement/region": "eu-west-9", "local-ipv4": f"127.0.0.{node + 2}"}
+        self.metadata = Metadata(**facts)
         self.agent: subprocess.Popen[bytes] | None = None
 
     def program(self, name: str, text: str) -> None:
@@ -196,9 +201,8 @@ class RentedMachine:
         """The job's log of this attempt."""
         return b"".join(self.store.read(key) for key in self.store.list(f"{self.place.prefix}/log/")).decode()
 
-    def close(self) -> None:
-        """Nothing of the machine lives on."""
-        self.metadata.close()
+    def switch_off(self) -> None:
+        """Everything on it is gone at one blow, as when its host dies."""
         left = [process for process in psutil.process_iter() if self._is_ours(process)]
         for process in left:
             process.kill()
@@ -206,6 +210,11 @@ class RentedMachine:
             self.agent.kill()
             self.agent.wait(PATIENCE_S)
         psutil.wait_procs(left, timeout=PATIENCE_S)
+
+    def close(self) -> None:
+        """Nothing of the machine lives on."""
+        self.metadata.close()
+        self.switch_off()
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
