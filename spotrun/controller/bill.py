@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from spotrun.cost.billing import attempt_cost
+from spotrun.cost.billing import freed, gang_cost
 from spotrun.cost.extra import beside_machines_usd
 from spotrun.job import Attempt, EndReason, Job
 from spotrun.market.offer import MarketKind, Offer, PriceStep
@@ -36,14 +36,11 @@ class Bill:
         if known is not None:
             return known
         end = attempt.ended_at or max(now, attempt.launched_at)
-        cost = attempt_cost(
-            self._steps(attempt, attempt.launched_at, end),
-            attempt.launched_at,
-            end,
-            market=attempt.market,
-            ended_by_provider=attempt.end_reason is EndReason.INTERRUPTED,
-            nodes=job.spec.resources.nodes,
-        )
+        nodes = job.spec.resources.nodes
+        interrupted = attempt.end_reason is EndReason.INTERRUPTED
+        taken = freed(nodes, ended_by_provider=interrupted, taken=attempt.taken)
+        steps = self._steps(attempt, attempt.launched_at, end)
+        cost = gang_cost(steps, attempt.launched_at, end, market=attempt.market, nodes=(taken, nodes - taken))
         cost += beside_machines_usd(job.spec, end - attempt.launched_at)
         if attempt.ended_at is not None:
             self._settled[attempt.number] = cost

@@ -117,7 +117,13 @@ class Lookout:
 
 def launched(instance: Instance, at: datetime) -> Launched:
     """The news that an attempt has this machine."""
-    return Launched(at=at, attempt=instance.attempt, instance_id=instance.id, launched_at=instance.launched_at)
+    return Launched(
+        at=at,
+        attempt=instance.attempt,
+        instance_id=instance.id,
+        launched_at=instance.launched_at,
+        members=instance.members,
+    )
 
 
 def orphans(job: Job, instances: Sequence[Instance], at: datetime) -> list[Instance]:
@@ -166,4 +172,5 @@ def _ended(instance: Instance, at: datetime, unread: StoreError | None) -> Attem
         ended_at=max(instance.launched_at, min(instance.ended_at or at, at)),
         reason=_REASONS[cause],
         detail=detail,
+        taken=instance.taken,
     )

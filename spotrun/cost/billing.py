@@ -22,7 +22,15 @@ from decimal import Decimal
 
 from spotrun.market.offer import MarketKind, PriceStep, cost_usd
 
-__all__ = ["BILLED_MIN", "FREE_WHEN_INTERRUPTED_WITHIN", "attempt_cost", "billed_seconds", "billed_span"]
+__all__ = [
+    "BILLED_MIN",
+    "FREE_WHEN_INTERRUPTED_WITHIN",
+    "attempt_cost",
+    "billed_seconds",
+    "billed_span",
+    "freed",
+    "gang_cost",
+]
 
 BILLED_MIN = timedelta(seconds=60)
 FREE_WHEN_INTERRUPTED_WITHIN = timedelta(seconds=3600)
@@ -55,6 +63,30 @@ def billed_seconds(start: datetime, end: datetime, *, market: MarketKind | str, 
     return Decimal(span.days * 86400 + span.seconds) + Decimal(span.microseconds) / 1_000_000
 
 
+def freed(nodes: int, *, ended_by_provider: bool, taken: int | None) -> int:
+    """How many machines of an attempt the provider ended: of a gang only those that it took, which `taken` counts; the
+    others had to be ended after them."""
+    return 0 if not ended_by_provider else nodes if taken is None else min(taken, nodes)
+
+
+def gang_cost(
+    steps: tuple[PriceStep, ...], start: datetime, end: datetime, *, market: MarketKind | str, nodes: tuple[int, int]
+) -> Decimal:
+    """What an attempt costs, some of whose machines the provider ended; see `attempt_cost`.
+
+    Args:
+        nodes: how many the provider ended, and how many it did not.
+    """
+    return sum(
+        (
+            attempt_cost(steps, start, end, market=market, ended_by_provider=by_provider, nodes=count)
+            for count, by_provider in zip(nodes, (True, False), strict=True)
+            if count
+        ),
+        Decimal(0),
+    )
+
+
 def attempt_cost(
     steps: tuple[PriceStep, ...],
     start: datetime,
@@ -69,7 +101,7 @@ def attempt_cost(
     Args:
         steps: the price per instance, in order of time; the first must not be later than `start`.
         start, end, market, ended_by_provider: as in `billed_span`.
-        nodes: instances of the gang; the loss of one ends all of them at the same moment.
+        nodes: instances that ended like that.
 
     Raises:
         ValueError: the steps do not cover `start`.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from spotrun.cost.billing import attempt_cost, billed_seconds
+from spotrun.cost.billing import billed_seconds, freed, gang_cost
 from spotrun.cost.category import Category, divide, to_money
 from spotrun.cost.entry import AttemptRow, EndedBy, Extra, Wait
 from spotrun.cost.split import split_attempt
@@ -183,9 +183,8 @@ def _row(
     until = max(story.ended.ended_at if story.ended is not None else end, launched)
     prices, assumed = _steps(curves[0], placed.attempt, launched, placed.price_usd_per_hour)
     on_demand, on_demand_assumed = _steps(curves[1], placed.attempt, launched, placed.on_demand_usd_per_hour)
-    cost = to_money(
-        attempt_cost(prices, launched, until, market=placed.market, ended_by_provider=story.interrupted, nodes=nodes)
-    )
+    taken = freed(nodes, ended_by_provider=story.interrupted, taken=story.ended.taken if story.ended else None)
+    cost = to_money(gang_cost(prices, launched, until, market=placed.market, nodes=(taken, nodes - taken)))
     split = split_attempt(story, end=until, kept_step=kept_step)
     return AttemptRow(
         number=placed.attempt,
@@ -216,7 +215,7 @@ def _row(
         on_demand_prices=on_demand,
         price_assumed=assumed or on_demand_assumed,
         mean_price_usd_per_hour=mean_price_usd_per_hour(prices, launched, until),
-        billed_seconds=billed_seconds(launched, until, market=placed.market, ended_by_provider=story.interrupted),
+        billed_seconds=billed_seconds(launched, until, market=placed.market, ended_by_provider=taken == nodes),
         cost_usd=cost,
         on_demand_cost_usd=to_money(cost_usd(on_demand, launched, until) * nodes),
         money=divide(cost, split.times),

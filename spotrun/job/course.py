@@ -134,7 +134,9 @@ def gone(job: Job, event: AttemptEnded) -> Job:
             f"attempt {attempt.number} of job {job.id} ended, but it is {attempt.phase.value}: no machine is known",
             job.story,
         )
-    attempt = replace(attempt, phase=AttemptPhase.ENDED, ended_at=event.ended_at, end_reason=event.reason)
+    attempt = replace(
+        attempt, phase=AttemptPhase.ENDED, ended_at=event.ended_at, end_reason=event.reason, taken=event.taken
+    )
     job = replace(_with(job, attempt), trained_before=job.trained_before + attempt.trained(event.ended_at))
     return decided(job, attempt)
 

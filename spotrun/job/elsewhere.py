@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from spotrun.job.checkpoint import Checkpoint
     from spotrun.job.spec import JobSpec
 
-__all__ = ["refuse_on_ec2"]
+__all__ = ["NODES_MAX", "refuse_on_ec2"]
+
+NODES_MAX = (
+    64  # machines of a gang: what was launched all or none must also be there together, and each reads the store
+)
 
 
 def refuse_on_ec2(spec: JobSpec) -> None:
@@ -19,10 +23,8 @@ def refuse_on_ec2(spec: JobSpec) -> None:
     Raises:
         PydanticCustomError: with the field and why.
     """
-    if spec.resources.nodes != 1:
-        raise wrong(
-            f"must be 1, not {spec.resources.nodes}: jobs on several machines come later", field="resources.nodes"
-        )
+    if spec.resources.nodes > NODES_MAX:
+        raise wrong(f"must be at most {NODES_MAX}, not {spec.resources.nodes}", field="resources.nodes")
     if spec.checkpoint is None:
         raise wrong(
             "is missing; an instance is lost with its disk, and its work must be somewhere else: add checkpoint.uri, "

@@ -105,12 +105,14 @@ class Waited:
 
 @_frozen
 class Launched:
-    """The provider started an instance for the attempt at `launched_at`; it bills from then on."""
+    """The provider started an instance for the attempt at `launched_at`; it bills from then on. Of a gang, `members` are
+    its machines."""
 
     at: datetime
     attempt: int
     instance_id: str
     launched_at: datetime
+    members: tuple[str, ...] = ()
     kind: Literal["launched"] = "launched"
 
 
@@ -160,13 +162,15 @@ class AttemptExited:
 @_frozen
 class AttemptEnded:
     """The provider confirmed that the attempt's machine is gone since `ended_at`. What it cost is the ledger's affair.
-    The shell reads the exit record first, so AttemptExited, where there is one, comes before this."""
+    The shell reads the exit record first, so AttemptExited, where there is one, comes before this. Of an interrupted gang
+    `taken` is how many machines the provider took: only those can be free."""
 
     at: datetime
     attempt: int
     ended_at: datetime
     reason: EndReason
     detail: str = ""
+    taken: int | None = None
     kind: Literal["attempt_ended"] = "attempt_ended"
 
 

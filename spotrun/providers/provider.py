@@ -51,7 +51,13 @@ class LaunchRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """One machine as the provider describes it. Instants are in job time; `detail` is the provider's own word on its end."""
+    """One machine, or one gang of machines launched all or none, as the provider describes it. Instants are in job time.
+
+    Attributes:
+        detail: the provider's own word on its end.
+        members: the machines of a gang, which lives while any of them does; of a single machine none.
+        taken: of a gang that has ended, how many of its machines the provider took; the others were ended by their side.
+    """
 
     id: str
     job_id: str
@@ -64,6 +70,8 @@ class Instance:
     ended_at: datetime | None = None
     end_cause: EndCause | None = None
     detail: str = ""
+    members: tuple[str, ...] = ()
+    taken: int | None = None
 
 
 class Provider(Protocol):

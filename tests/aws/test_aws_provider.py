@@ -478,3 +478,68 @@ def test_a_queue_that_is_not_there_is_no_error(make: Make, clock: HandClock) -> 
     provider = make(ec2={"queue": "nowhere"})
     provider.launch(order(spot(provider)))
     assert len(seen(provider, clock)) == 1
+
+
+def gang_of(make: Make, nodes: int = 3) -> Ec2Provider:
+    return make(resources={"instance_types": ["g5.xlarge"], "regions": ["us-east-1"], "nodes": nodes})
+
+
+def test_a_gang_is_launched_in_one_zone_or_not_at_all(make: Make, world: World, clock: HandClock) -> None:
+    """Half of it would train nothing and cost half."""
+    provider = gang_of(make)
+    offer = spot(provider)
+    world.capacity.set(2)
+    with pytest.raises(CapacityRefused):
+        provider.launch(order(offer))
+    assert not world.instances()
+    world.capacity.free()
+    gang = provider.launch(order(offer, attempt=2))
+    members = world.instances(alive=True)
+    assert {found.id for found in members} == set(gang.members)
+    assert {found.zone_id for found in members} == {offer.zone}
+    assert [it.id for it in seen(provider, clock)] == [gang.id]
+    assert gang_of(make).launch(order(offer, attempt=2)).id == gang.id
+    provider.terminate(gang.id)
+    (over,) = seen(provider, clock)
+    assert (over.state, over.end_cause, over.taken) == (InstanceState.ENDED, EndCause.TERMINATED, 0)
+    assert world.leftovers() == []
+
+
+def test_a_gang_that_lost_a_member_is_interrupted_and_leaves_nobody_behind(
+    make: Make, world: World, clock: HandClock
+) -> None:
+    """Its agents would end themselves; here there are none, so that the controller does it."""
+    provider = gang_of(make)
+    gang = provider.launch(order(spot(provider)))
+    world.interrupt(gang.members[1])
+    (broken,) = seen(provider, clock)
+    assert broken.state is InstanceState.RUNNING
+    clock.pass_time(400)
+    seen(provider, clock)
+    (over,) = seen(provider, clock)
+    assert (over.state, over.end_cause, over.taken) == (InstanceState.ENDED, EndCause.INTERRUPTED, 1)
+    assert world.leftovers() == []
+
+
+def test_a_gang_whose_answer_was_lost_is_found_whole(make: Make, world: World) -> None:
+    """Never a second one, and never part of it taken for all."""
+    provider = gang_of(make)
+    request = order(spot(provider))
+    world.faults.lose("ec2", "CreateFleet", times=2)
+    gang = launched(provider, request)
+    assert set(gang.members) == {found.id for found in world.instances()}
+    assert len(gang.members) == 3
+
+
+def test_what_remains_of_half_a_gang_is_ended(make: Make, world: World, clock: HandClock) -> None:
+    """If AWS should ever launch less than all, it is not left running."""
+    single = make()
+    request = order(spot(single))
+    single.launch(request)
+    gang = gang_of(make)
+    with pytest.raises(Throttled, match="lists 1 of 3 machines"):
+        gang.launch(request)
+    clock.pass_time(400)
+    with pytest.raises(CapacityRefused, match="launched only 1 of 3"):
+        gang.launch(request)
+    assert not world.instances(alive=True)

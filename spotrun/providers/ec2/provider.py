@@ -24,6 +24,7 @@ from spotrun.market.source import PriceSource, PriceSources
 from spotrun.providers.ec2.aws import Aws
 from spotrun.providers.ec2.candidate import Candidate, offered, reasons
 from spotrun.providers.ec2.error import refusal
+from spotrun.providers.ec2.gang import gang_id, gangs, stragglers, token_of
 from spotrun.providers.ec2.list_price import PRICE_LIST
 from spotrun.providers.ec2.order import order_of
 from spotrun.providers.ec2.request import TOKEN_TAG, MachinePlan, fleet_request, ours, template_name, template_request
@@ -116,8 +117,9 @@ class Ec2Provider:
                     raise
                 return self._asked_before(request)
         answer = fleet_answer(told)
-        if answer.instance_ids:
-            return self._launched(request, answer.instance_ids[0])
+        if len(answer.instance_ids) >= plan.nodes:
+            return self._launched(request, answer.instance_ids)
+        self._end(answer.instance_ids, offer.region)  # part of a gang trains nothing
         self._drop_template(request.token, offer.region)
         raise refusal(deciding(answer.refusals), doing=f"to launch {offer.pool}", pool=offer.pool)
 
@@ -126,21 +128,26 @@ class Ec2Provider:
         found = self._aws.roll.call(job_id, self._shelf.regions)
         for entry in found:
             self._regions[entry.instance.id] = entry.region
-            if entry.instance.state is InstanceState.ENDED:
-                self._drop_template(entry.instance.token, entry.region)
-        return self._noticed([entry.instance for entry in found])
+        seen = self._noticed([entry.instance for entry in found])
+        if self._spec.resources.nodes > 1:
+            for id_ in stragglers(seen, self._clock.now()):
+                self._end([id_], self._regions[id_])
+            seen = gangs(seen)
+        for instance in seen:
+            if instance.state is InstanceState.ENDED:
+                self._drop_template(instance.token, self._regions[(instance.members or (instance.id,))[0]])
+        return seen
 
     def terminate(self, instance_id: str) -> None:
         """See `Provider.terminate`."""
+        token = token_of(instance_id)
+        if token is not None:
+            for region in self._shelf.regions:
+                self._end([entry.instance.id for entry in self._listed(token, region)], region)
+            return
         known = self._regions.get(instance_id)
         for region in (known,) if known else self._shelf.regions:
-            client = self._aws.account.client("ec2", region)
-            with self._aws.account.asking(f"to end {instance_id}"):
-                try:
-                    client.terminate_instances(InstanceIds=[instance_id])
-                except client.exceptions.ClientError as err:
-                    if not err.response["Error"]["Code"].startswith("InvalidInstanceID"):
-                        raise
+            self._end([instance_id], region)
 
     def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
         """See `Provider.prices`. On demand, the price at which the offer was made stands: list prices hold for months."""
@@ -197,6 +204,17 @@ class Ec2Provider:
             nodes=self._spec.resources.nodes,
         )
 
+    def _end(self, ids: Sequence[str], region: str) -> None:
+        """Asks for the end of instances, one by one: an unknown one must not keep the others alive."""
+        client = self._aws.account.client("ec2", region)
+        for id_ in ids:
+            with self._aws.account.asking(f"to end {id_}"):
+                try:
+                    client.terminate_instances(InstanceIds=[id_])
+                except client.exceptions.ClientError as err:
+                    if not err.response["Error"]["Code"].startswith("InvalidInstanceID"):
+                        raise
+
     def _make_template(self, plan: MachinePlan, region: str) -> None:
         client = self._aws.account.client("ec2", region)
         with self._aws.account.asking(f"for a launch template in {region}"):
@@ -219,28 +237,45 @@ class Ec2Provider:
         self._tidied.add(token)
 
     def _find(self, request: LaunchRequest) -> Instance | None:
-        """The instance of an earlier try, a living one first."""
-        found = [entry.instance for entry in self._listed(request)]
-        return min(found, key=lambda it: (it.state is InstanceState.ENDED, it.launched_at, it.id), default=None)
+        """The instance of an earlier try, a living one first; the gang, if the job has one.
 
-    def _listed(self, request: LaunchRequest) -> list[Seen]:
-        region = request.offer.region
+        Raises:
+            Throttled: part of a gang is listed, and the rest may yet be.
+            CapacityRefused: part of a gang is all there is.
+        """
+        found = [entry.instance for entry in self._listed(request.token, request.offer.region)]
+        nodes = self._spec.resources.nodes
+        if nodes == 1 or not found:
+            return min(found, key=lambda it: (it.state is InstanceState.ENDED, it.launched_at, it.id), default=None)
+        (gang,) = gangs(found)
+        if len(found) >= nodes or gang.state is InstanceState.ENDED:
+            return gang
+        if self._clock.now() - gang.launched_at < _BEHIND:
+            raise Throttled(
+                f"AWS lists {len(found)} of {nodes} machines on {request.offer.pool}; the rest is looked for"
+            )
+        self._end(gang.members, request.offer.region)
+        raise CapacityRefused(request.offer.pool, f"an earlier try launched only {len(found)} of {nodes} machines")
+
+    def _listed(self, token: str, region: str) -> list[Seen]:
         zones = self._aws.catalog.zones(region)
         client = self._aws.account.client("ec2", region)
         with self._aws.account.asking(f"for the instances in {region}"):
-            told = client.describe_instances(Filters=[{"Name": f"tag:{TOKEN_TAG}", "Values": [request.token]}])
+            told = client.describe_instances(Filters=[{"Name": f"tag:{TOKEN_TAG}", "Values": [token]}])
         return list(instances(told, region=region, zones=zones))
 
-    def _launched(self, request: LaunchRequest, id_: str) -> Instance:
-        self._regions[id_] = request.offer.region
+    def _launched(self, request: LaunchRequest, ids: Sequence[str]) -> Instance:
+        self._regions.update(dict.fromkeys(ids, request.offer.region))
+        gang = self._spec.resources.nodes > 1
         return Instance(
-            id=id_,
+            id=gang_id(request.token) if gang else ids[0],
             job_id=request.job_id,
             attempt=request.attempt,
             token=request.token,
             pool=request.offer.pool,
             state=InstanceState.PENDING,
             launched_at=self._clock.now(),
+            members=tuple(sorted(ids)) if gang else (),
         )
 
     def _asked_before(self, request: LaunchRequest) -> Instance:

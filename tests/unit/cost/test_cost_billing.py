@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from spotrun.cost.billing import attempt_cost, billed_seconds, billed_span
+from spotrun.cost.billing import attempt_cost, billed_seconds, billed_span, freed, gang_cost
 from spotrun.market.offer import MarketKind, PriceStep
 
 START = datetime(2026, 7, 3, 10, tzinfo=timezone.utc)
@@ -67,3 +67,14 @@ def test_a_free_attempt_costs_nothing_even_when_no_price_is_known():
     assert attempt_cost((), START, end, market="spot", ended_by_provider=True) == 0
     with pytest.raises(ValueError, match="no price is known"):
         attempt_cost((), START, end, market="spot", ended_by_provider=False)
+
+
+def test_of_an_interrupted_gang_only_the_machines_that_were_taken_are_free():
+    """The others had to be ended by their side."""
+    steps = (PriceStep(at=START, usd_per_hour=Decimal(6)),)
+    end = START + timedelta(minutes=30)
+    assert freed(4, ended_by_provider=True, taken=1) == 1
+    assert freed(4, ended_by_provider=True, taken=None) == 4
+    assert freed(4, ended_by_provider=False, taken=2) == 0
+    assert gang_cost(steps, START, end, market="spot", nodes=(1, 3)) == Decimal(9)
+    assert gang_cost(steps, START, end, market="spot", nodes=(4, 0)) == 0

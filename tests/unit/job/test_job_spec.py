@@ -355,9 +355,9 @@ CROSS: dict[str, tuple[str, str]] = {
         "provider: ec2\ncheckpoint: {uri: s3://b/runs, signing: {key_env: KEY}}",
         "checkpoint.signing: must be by a kms key with provider: ec2: other keys are not on the instance",
     ),
-    "EC2 with several machines": (
-        "provider: ec2\ncheckpoint: {uri: s3://b/runs}\nresources: {nodes: 2}",
-        "resources.nodes: must be 1, not 2: jobs on several machines come later",
+    "EC2 with very many machines": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs}\nresources: {nodes: 65}",
+        "resources.nodes: must be at most 64, not 65",
     ),
     "an unknown name like a known one": ("limits: {max_runn: 2h}", "limits.max_runn: unknown; did you mean max_run?"),
     "an unknown name like none": (
