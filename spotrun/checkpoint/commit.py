@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -135,7 +136,7 @@ class SoleCommitter:
             on_notice=part.on_notice,
             resumed_from=self._resumed_from,
             metrics=part.metrics,
-            spotrun_version=version("spotrun"),
+            spotrun_version=_version(),
         )
         entry = self._lineage.commit(manifest, metrics=metrics_logged(part.document))
         self.ask_for_names(entry, part.document)
@@ -166,6 +167,11 @@ class SoleCommitter:
     def prune(self) -> None:
         """See `Committer.prune`."""
         self._pruner.prune(self._lineage.commits)
+
+
+@cache
+def _version() -> str:
+    return version("spotrun")
 
 
 def choice_of(store: BlobStore, settings: Settings) -> Choice:

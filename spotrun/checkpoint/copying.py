@@ -36,9 +36,10 @@ from spotrun.checkpoint.sample import Sample
 from spotrun.clock import Clock
 from spotrun.errors import CheckpointError
 
-__all__ = ["Copying", "Gate", "Later", "Target"]
+__all__ = ["Bundle", "Copying", "Gate", "Later", "Piece", "Target", "pieces_of"]
 
 _PIECE_BYTES = 4 << 20  # copied at once: about a millisecond
+_SMALL_BYTES = 256 << 10  # of which many are copied at once
 _LOOK_S = 0.5  # wall time between looks at whether the thread that trains still lives
 _CONFIRM_S = 5.0  # wall time after which the saving thread confirms; no operation on one tensor takes so long
 _STUCK_S = 60.0  # wall time in which no piece is that large
@@ -56,6 +57,9 @@ class Target(Protocol):
     def update(self, blob: int, target: int, source: int, size: int) -> None:
         """Copies into a blob, to an address, from an address, some bytes; for any thread."""
 
+    def update_all(self, bundle: Bundle) -> None:
+        """Copies many small tensors; for any thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Later:
@@ -68,7 +72,6 @@ class Later:
         address: its own.
         skip: bytes of the tensor before it.
         size: in bytes.
-        version: how often it had been changed at the boundary.
         place: that place as a tensor, if this one lies on a GPU; then it has no sample.
     """
 
@@ -79,7 +82,6 @@ class Later:
     address: int
     skip: int
     size: int
-    version: int
     place: torch.Tensor | None = None
 
     @property
@@ -91,22 +93,50 @@ class Later:
         return storage.data_ptr() + storage.nbytes() - self.address
 
 
+@dataclass(slots=True)
+class Bundle:
+    """Small tensors of one blob that are copied at once, since each call for one alone takes longer than its copy.
+
+    Attributes:
+        views: the bytes of each place and of each tensor, made when they are first needed.
+    """
+
+    blob: int
+    items: list[Later]
+    views: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
+
+
+Piece = tuple[int, Callable[[], None]]
+"""What is done at once, with the number of its blob."""
+
+
 class Copying:
     """One copy in the background. Made at the boundary, by the thread that trains.
 
     Args:
         items: what to copy, in the order of the blobs.
+        pieces: the same as `pieces_of` has cut it.
         sample: of the items, as they are at the boundary.
         blobs: how many blobs the snapshot has.
         target: copies.
     """
 
-    def __init__(self, items: Sequence[Later], sample: Sample, *, blobs: int, target: Target, clock: Clock) -> None:
+    def __init__(
+        self,
+        items: Sequence[Later],
+        pieces: Sequence[Piece],
+        sample: Sample,
+        *,
+        blobs: int,
+        target: Target,
+        clock: Clock,
+    ) -> None:
         self._items = items
+        self._versions = [item.source._version for item in items]
         self._sample = sample
         self._target = target
         self._clock = clock
-        self._pieces = _pieces(items, target)
+        self._pieces = pieces
         self._left = [0] * blobs
         for blob, _ in self._pieces:
             self._left[blob] += 1
@@ -175,8 +205,8 @@ class Copying:
         self._await(lambda: not self._unfinished)
         if threading.current_thread() is self._loop:  # else all has been waited for
             self._target.transfers.hold()
-        for item in self._items:
-            if item.source._version != item.version:
+        for item, version in zip(self._items, self._versions, strict=True):
+            if item.source._version != version:
                 self._edited = self._edited or item.name
         self._confirmed.set()
 
@@ -265,10 +295,18 @@ class Gate:
             self._copying = None
 
 
-def _pieces(items: Sequence[Later], target: Target) -> list[tuple[int, Callable[[], None]]]:
-    """What is done at once, with the number of its blob."""
-    pieces: list[tuple[int, Callable[[], None]]] = []
+def pieces_of(items: Sequence[Later], target: Target) -> list[Piece]:
+    """What is to be copied, cut into what takes about a millisecond."""
+    pieces: list[Piece] = []
+    bundle, filled = Bundle(-1, []), 0
     for item in items:
+        if item.place is None and item.size <= _SMALL_BYTES:
+            if item.blob != bundle.blob or filled + item.size > _PIECE_BYTES:
+                bundle, filled = Bundle(item.blob, []), 0
+                pieces.append((item.blob, partial(target.update_all, bundle)))
+            bundle.items.append(item)
+            filled += item.size
+            continue
         if item.place is not None:
             pieces.append((item.blob, partial(target.transfers.copy_beside, item.blob, item.place, item.source)))
             continue

@@ -15,9 +15,17 @@ import torch
 
 from spotrun.checkpoint.model import Load
 from spotrun.checkpoint.stored import StoredArray, StoredTensor, stored_in
+from spotrun.checkpoint.tree import Verbatim
 from spotrun.errors import CheckpointError, NotCapturable
 
-__all__ = ["added_parameters", "capture_optimizer", "changed_defaults", "overrides_state", "prepare_optimizer"]
+__all__ = [
+    "Descriptions",
+    "added_parameters",
+    "capture_optimizer",
+    "changed_defaults",
+    "overrides_state",
+    "prepare_optimizer",
+]
 
 _SHOWN_MAX = 4
 _FORMS = (int, float, bool, str, type(None))
@@ -32,21 +40,41 @@ def overrides_state(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def capture_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], path: str) -> dict[str, Any]:
+class Descriptions:
+    """What documents say of the members of optimizers' groups, made anew only where something differs."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[Any], Verbatim]] = {}
+
+    def of(self, path: str, members: Mapping[str, torch.Tensor]) -> Verbatim:
+        """Of the members of the group that is found there, by name."""
+        parameters = members.values()
+        forms = [*members, *(one.shape for one in parameters), *(one.device for one in parameters)]
+        known = self._known.get(path)
+        if known is None or known[0] != forms:
+            told = [
+                {"name": name, "shape": list(parameter.shape), "device": parameter.device.type}
+                for name, parameter in members.items()
+            ]
+            known = self._known[path] = (forms, Verbatim(told))
+        return known[1]
+
+
+def capture_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], path: str, descriptions: Descriptions | None = None
+) -> dict[str, Any]:
     """The optimizer's state.
 
     Args:
         names: the name of a parameter by its `id`; parameters that it lacks are named by their position.
+        descriptions: kept from save to save.
     """
+    descriptions = descriptions or Descriptions()
     named = _named(optimizer, names)
     groups = []
-    for group, members in zip(optimizer.param_groups, named, strict=True):
+    for index, (group, members) in enumerate(zip(optimizer.param_groups, named, strict=True)):
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        described = [
-            {"name": name, "shape": list(parameter.shape), "device": parameter.device.type}
-            for name, parameter in members.items()
-        ]
-        groups.append({"parameters": described, "options": options})
+        groups.append({"parameters": descriptions.of(f"{path}[{index}]", members), "options": options})
     everything = {name: parameter for members in named for name, parameter in members.items()}
     known = {id(parameter) for parameter in everything.values()}
     entries: dict[Any, Any] = optimizer.state  # the stubs know tensors as keys only

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ import torch
 from spotrun.checkpoint.tensor import dtype_name, safetensors_name, size_bytes
 from spotrun.store import TensorRef
 
-__all__ = ["ALIGNMENT", "BLOB_BYTES_MAX", "Layout", "Packing", "Plan", "Slot", "lay_out"]
+__all__ = ["ALIGNMENT", "BLOB_BYTES_MAX", "Layout", "Packing", "Placed", "Plan", "Slot", "lay_out"]
 
 ALIGNMENT = 64  # of the first tensor in a blob, so that every dtype lies at a multiple of its size
 BLOB_BYTES_MAX = 32 << 20  # large enough for full speed of disk and network
@@ -84,24 +84,31 @@ class Layout:
     size: int
 
 
+Placed = tuple[int, int, int, Slot]
+"""A slot with the number of its blob, and where it begins in memory that holds all blobs, and its size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a state is packed.
 
     Attributes:
-        slots: of all blobs, with the number of the blob, where the place begins in that memory, and its size.
+        slots: of all blobs.
         starts: where each blob begins in memory that holds all of them.
         size: of that memory.
     """
 
     layouts: tuple[Layout, ...]
-    slots: tuple[tuple[int, int, int, Slot], ...]
+    slots: tuple[Placed, ...]
     starts: tuple[int, ...]
     size: int
+    _refs: dict[str, TensorRef] = field(default_factory=dict)
 
-    def refs(self) -> dict[str, TensorRef]:
+    def refs(self) -> Mapping[str, TensorRef]:
         """The tensors as a manifest names them."""
-        return {slot.name: slot.ref_in(number) for number, _, _, slot in self.slots}
+        if not self._refs:
+            self._refs.update((slot.name, slot.ref_in(number)) for number, _, _, slot in self.slots)
+        return self._refs
 
 
 class Packing:
@@ -114,6 +121,7 @@ class Packing:
     def __init__(self, group: Callable[[str], str]) -> None:
         self._group = group
         self._forms: list[tuple[str, Any, Any]] = []
+        self._kept: dict[str, tuple[Any, Any]] = {}  # the same by name
         self._apart: frozenset[str] = frozenset()
         self._plan: Plan | None = None
 
@@ -123,15 +131,27 @@ class Packing:
         assert self._plan is not None
         return self._plan
 
-    def plan(self, tensors: Mapping[str, torch.Tensor], *, apart: frozenset[str] = frozenset()) -> Plan:
+    def plan(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        apart: frozenset[str] = frozenset(),
+        renewed: Collection[str] | None = None,
+    ) -> Plan:
         """How to pack these tensors; the same object as long as nothing differs in name, dtype or shape.
 
         Args:
             apart: tensors that share no blob with others of their group: those that seem not to change.
+            renewed: the names of all that may differ in form from those of the plan before; None if that is not known.
         """
+        if self._plan is not None and renewed is not None and apart == self._apart:
+            kept = self._kept
+            if all(kept.get(name) == (tensors[name].dtype, tensors[name].shape) for name in renewed):
+                return self._plan
         forms = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
         if self._plan is None or forms != self._forms or apart != self._apart:
             self._forms, self._apart = forms, apart
+            self._kept = {name: (dtype, shape) for name, dtype, shape in forms}
             self._plan = _planned(lay_out(tensors, lambda name: self._group(name) + ("=" if name in apart else "")))
         return self._plan
 

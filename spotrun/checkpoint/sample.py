@@ -7,7 +7,7 @@ different ones a proof.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +22,34 @@ _WORDS_MIN, _WORDS_MAX = 8, 32  # of each tensor
 _WORDS = 32 << 10  # of all of them, unless that is too few: some tens of nanoseconds each, since they lie far apart
 
 
-class Sample:
-    """What some tensors held at some words, at one moment.
+class Places:
+    """Where a sample looks.
 
     Args:
         addresses: of the tensors, by name.
-        offsets: where to look, a row for each of them.
+        offsets: of words, a row for each of the tensors.
     """
 
     def __init__(self, addresses: Mapping[str, int], offsets: npt.NDArray[np.int64]) -> None:
         self.addresses = addresses
-        self._offsets = offsets
-        self._words = look(np.fromiter(addresses.values(), np.int64, len(addresses))[:, None] + offsets)
-        self._rows = {name: row for row, name in enumerate(addresses)}
+        self.offsets = offsets
+        self.words = np.fromiter(addresses.values(), np.int64, len(addresses))[:, None] + offsets
+        self.rows = {name: row for row, name in enumerate(addresses)}
+
+
+class Sample:
+    """What some tensors held at some words, at one moment: now."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._offsets = places.offsets
+        self._rows = places.rows
+        self._words = look(places.words)
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """Of the tensors, by name."""
+        return self._places.addresses
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows
@@ -56,6 +71,9 @@ class Sample:
 
     def compared(self, earlier: Sample) -> dict[str, bool]:
         """Of each tensor that is in an earlier sample too, whether it held something else then."""
+        if self._places is earlier._places:
+            changed: npt.NDArray[np.bool_] = np.any(self._words != earlier._words, axis=1)
+            return dict(zip(self._rows, changed.tolist(), strict=True))
         if self._offsets.shape[1] != earlier._offsets.shape[1]:
             return {}  # they have looked at different places
         names = list(self._rows) if self._rows == earlier._rows else [name for name in self._rows if name in earlier]
@@ -69,22 +87,29 @@ class Sampling:
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._offsets = _spread([])
+        self._places = Places({}, _spread([]))
 
-    def take(self, tensors: Mapping[str, torch.Tensor]) -> Sample:
-        """A sample of those of the tensors that are large enough and lie in the main memory, one word after the other."""
-        addresses: dict[str, int] = {}
-        sizes = []
-        least = max(SAMPLED_BYTES_MIN, WORD_BYTES)
-        for name, tensor in tensors.items():
-            if (size := tensor.nbytes) >= least and tensor.is_cpu and tensor.is_contiguous():
-                address = tensor.data_ptr()
-                if address % WORD_BYTES == 0:
-                    addresses[name] = address
-                    sizes.append(size)
-        if sizes != self._sizes:
-            self._sizes, self._offsets = sizes, _spread(sizes)
-        return Sample(addresses, self._offsets)
+    def take(self, tensors: Mapping[str, torch.Tensor], *, renewed: Collection[str] | None = None) -> Sample:
+        """A sample of those of the tensors that are large enough and lie in the main memory, one word after the other.
+
+        Args:
+            renewed: the names of all that differ in form or place from those of the sample before; None if that is not
+                known.
+        """
+        if renewed is None or any(name in self._places.rows or _address(tensors[name]) for name in renewed):
+            addresses = {name: address for name, tensor in tensors.items() if (address := _address(tensor))}
+            sizes = [tensors[name].nbytes for name in addresses]
+            offsets = self._places.offsets if sizes == self._sizes else _spread(sizes)
+            self._sizes, self._places = sizes, Places(addresses, offsets)
+        return Sample(self._places)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where a tensor begins that can be sampled; 0 for others."""
+    if tensor.nbytes >= max(SAMPLED_BYTES_MIN, WORD_BYTES) and tensor.is_cpu and tensor.is_contiguous():
+        address = tensor.data_ptr()
+        return address if address % WORD_BYTES == 0 else 0
+    return 0
 
 
 def _spread(sizes: list[int]) -> npt.NDArray[np.int64]:

@@ -22,23 +22,25 @@ from typing import Any
 import torch
 
 from spotrun.checkpoint.commit import Committer, Part
-from spotrun.checkpoint.copying import Copying, Gate
-from spotrun.checkpoint.device import Transfers
+from spotrun.checkpoint.copying import Copying, Gate, Later, Piece, pieces_of
 from spotrun.checkpoint.pack import Packing
+from spotrun.checkpoint.recollection import Recollection, renewed
 from spotrun.checkpoint.report import unshipped
-from spotrun.checkpoint.sample import Sample, Sampling
+from spotrun.checkpoint.sample import Sampling
 from spotrun.checkpoint.sending import Sending
 from spotrun.checkpoint.settings import Settings
 from spotrun.checkpoint.staging import Staging
 from spotrun.checkpoint.state import group_of
 from spotrun.checkpoint.still import Stillness
-from spotrun.checkpoint.tree import flatten
+from spotrun.checkpoint.tree import Flat, flatten
+from spotrun.checkpoint.waiting import Waiting
 from spotrun.errors import SpotrunError
 from spotrun.job.message import Commit
 from spotrun.store import BlobRef, BlobStore, CommitEntry
 
 __all__ = ["Outcome", "Saver", "Snapshot"]
 
+_NOTHING: Mapping[int, int] = {}
 _SOON_BYTES = 8 << 20  # memory that is taken within a few milliseconds
 
 
@@ -93,9 +95,14 @@ class Saver:
         self._clock = settings.clock
         self._known = known
         self._packing = Packing(group_of)
+        self._recollection = Recollection()
+        self._tensors: Mapping[str, torch.Tensor] = {}
         self._sampling = Sampling()
         self._still = Stillness(lambda name: group_of(name) == "frozen")
         self._staging = Staging()
+        self._waiting = Waiting()
+        self._items: list[Later] = []
+        self._pieces: list[Piece] = []
         self._gate = Gate()
         self._sending = Sending(store, committer.attempt, settings.clock)
         self._copying: Copying | None = None
@@ -141,9 +148,12 @@ class Saver:
             on_notice=on_notice,
             stall_s=self._clock.monotonic() - since,
         )
-        # Not a daemon: a process that ends while a save is being written waits for it.
-        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="spotrun-save", daemon=False)
-        self._thread.start()
+        # Not a daemon: a process that ends while a save is being written waits for it. It is held until it was started:
+        # a new thread that goes on at once keeps the interpreter from the one that trains for milliseconds.
+        held = threading.Lock()
+        self._thread = threading.Thread(target=self._run, args=(snapshot, held), name="spotrun-save", daemon=False)
+        with held:
+            self._thread.start()
 
     def collect(self, *, wait: bool) -> Outcome | None:
         """The outcome of the save that was being written, once it has ended; each outcome is given once."""
@@ -163,9 +173,10 @@ class Saver:
             return
         self._prepared = True
         with _uncollected():
-            flat = self._committer.share(flatten(capture()), step=None)
-            self._still.observe(flat.tensors, self._sampling.take(flat.tensors))
-            plan = self._packing.plan(flat.tensors)
+            flat = self._committer.share(flatten(capture(), recollection=self._recollection), step=None)
+            new = self._renewed(flat)
+            self._still.observe(flat.tensors, self._sampling.take(flat.tensors, renewed=new))
+            plan = self._packing.plan(flat.tensors, renewed=new)
         on_gpu = any(tensor.is_cuda for tensor in flat.tensors.values())
         if self._staging.size == 0 or on_gpu:
             reserve = partial(self._staging.reserve, plan.size, pinned=on_gpu)
@@ -189,31 +200,49 @@ class Saver:
         self._await_preparation()
         self._gate.close()
         self._copying = None
+        self._recollection, self._tensors = Recollection(), {}
+        self._waiting, self._items, self._pieces = Waiting(), [], []
         self._staging.release()
 
     def _stage(
         self, tree: Mapping[str, Any], *, step: int, steady: Callable[[Gate], Mapping[int, int]] | None
     ) -> object:
         """Copies what must be copied now, and begins to copy the rest; gives the document."""
-        flat = self._committer.share(flatten(tree), step=step)
+        flat = self._committer.share(flatten(tree, recollection=self._recollection), step=step)
         self._await_preparation()
-        sample = self._sampling.take(flat.tensors)
+        new = self._renewed(flat)
+        sample = self._sampling.take(flat.tensors, renewed=new)
         self._still.observe(flat.tensors, sample)
-        plan = self._packing.plan(flat.tensors, apart=self._still.apart)
-        known = steady(self._gate) if steady and self._overlaps else {}
-        beside = set() if self._gate.is_recorded else _beside(flat.tensors, self._staging.transfers, known)
-        later = {name: at for name, at in _later(flat.tensors, sample, known).items() if name not in beside}
-        items = self._staging.fill(plan, flat.tensors, steady=later, beside=beside)
-        self._copying = Copying(items, sample, blobs=len(plan.layouts), target=self._staging, clock=self._clock)
+        plan = self._packing.plan(flat.tensors, apart=self._still.apart, renewed=new)
+        known = steady(self._gate) if steady and self._overlaps else _NOTHING
+        self._waiting = self._waiting.renewed(flat.tensors, sample, known, self._staging.transfers, new)
+        beside = set() if self._gate.is_recorded else self._waiting.beside
+        later = self._waiting.later
+        if beside:
+            later = {name: address for name, address in later.items() if name not in beside}
+        items = self._staging.fill(plan, flat.tensors, steady=later, beside=beside, renewed=new)
+        if items is not self._items:
+            self._items, self._pieces = items, pieces_of(items, self._staging)
+        self._copying = Copying(
+            items, self._pieces, sample, blobs=len(plan.layouts), target=self._staging, clock=self._clock
+        )
         self._gate.hold(self._copying)
         return flat.document
+
+    def _renewed(self, flat: Flat) -> list[str] | None:
+        """The tensors that are not those of the last time, in the same memory; None if nearly all may be others."""
+        new = renewed(self._tensors, flat.tensors)
+        self._tensors = flat.tensors
+        return new
 
     def _await_preparation(self) -> None:
         if self._preparing is not None:
             self._preparing.join()
             self._preparing = None
 
-    def _run(self, snapshot: Snapshot) -> None:
+    def _run(self, snapshot: Snapshot, held: threading.Lock) -> None:
+        with held:
+            pass
         began = self._clock.monotonic()
         copying = self._copying
         assert copying is not None
@@ -264,27 +293,6 @@ class Saver:
         held = {blob.key for blob in self._known.values()}
         self._known = {blob.digest: blob for blob in blobs}
         return entry, sum(blob.size for blob in blobs if blob.key not in held)
-
-
-def _later(tensors: Mapping[str, torch.Tensor], sample: Sample, steady: Mapping[int, int]) -> dict[str, int]:
-    """The tensors that are copied later, with their addresses: what lies where nothing changes before a step."""
-    return {
-        name: address
-        for name, address in sample.addresses.items()
-        if tensors[name].nbytes <= steady.get(address, -1)
-        and not (tensors[name].is_inference() or tensors[name].is_conj() or tensors[name].is_neg())
-    }
-
-
-def _beside(tensors: Mapping[str, torch.Tensor], transfers: Transfers, steady: Mapping[int, int]) -> set[str]:
-    """The same of those on GPUs."""
-    if not steady:
-        return set()
-    return {
-        name
-        for name, tensor in tensors.items()
-        if transfers.takes(tensor) and tensor.nbytes <= steady.get(tensor.data_ptr(), -1) and not tensor.is_inference()
-    }
 
 
 @contextlib.contextmanager

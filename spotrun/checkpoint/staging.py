@@ -9,22 +9,83 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from spotrun.checkpoint.address import WORD_BYTES, copy, same
-from spotrun.checkpoint.copying import Later
+from spotrun.checkpoint.address import NUMBER_BYTES, WORD_BYTES, copy, renew_numbers, same
+from spotrun.checkpoint.copying import Bundle, Later
 from spotrun.checkpoint.device import Transfers, pin
-from spotrun.checkpoint.pack import Plan, Slot
+from spotrun.checkpoint.pack import Placed, Plan, Slot
 from spotrun.checkpoint.tensor import view_bytes
 
 __all__ = ["Staging"]
 
 _PAGE = 2 << 20  # what a huge page takes: in these, memory is handed out several times faster
 _NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class Numbers:
+    """Tensors of a single number that are copied at the boundary, like an optimizer's counts of steps; all in one call.
+
+    Args:
+        found: name, number of the blob, target and source of each.
+    """
+
+    def __init__(self, found: Sequence[tuple[str, int, int, int]]) -> None:
+        self._found = found
+        self.names = {name for name, _, _, _ in found}
+        self._blobs, self._targets, self._sources = (
+            np.asarray([one[place] for one in found], np.int64) for place in (1, 2, 3)
+        )
+
+    def without(self, names: Set[str]) -> Numbers:
+        """The others."""
+        return Numbers([one for one in self._found if one[0] not in names])
+
+    def renew(self) -> list[int]:
+        """Copies them; gives the blobs in which something has changed."""
+        changed: list[int] = np.unique(self._blobs[renew_numbers(self._targets, self._sources)]).tolist()
+        return changed
+
+
+class Last:
+    """How the memory was filled the last time, for a state of which nearly all tensors are the same in the same places.
+
+    Attributes:
+        steady: the tensors that were to be copied later.
+        left: what of them was.
+        now: the places of those that were copied at once, by name.
+        numbers, rest: these, by the way they are copied.
+    """
+
+    def __init__(
+        self,
+        steady: Mapping[str, int],
+        left: list[Later],
+        now: Mapping[str, Sequence[Placed]],
+        base: int,
+        tensors: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.steady, self.left, self.now = steady, left, now
+        numbers: list[tuple[str, int, int, int]] = []
+        self.rest: list[tuple[str, Placed]] = []
+        for name, places in now.items():
+            tensor = tensors[name]
+            single = tensor.nbytes == NUMBER_BYTES and _is_plain(tensor)
+            for placed in places:
+                ends = (base + placed[1], tensor.data_ptr()) if single else (1,)
+                if any(end % NUMBER_BYTES for end in ends):
+                    self.rest.append((name, placed))
+                else:
+                    numbers.append((name, placed[0], *ends))
+        self.numbers = Numbers(numbers)
+
+    def touches(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether something that is left shares memory with any of the ranges."""
+        return any(_touched(self.left, ranges))
 
 
 class Staging:
@@ -42,6 +103,7 @@ class Staging:
         self._base = 0
         self._digests: list[str | None] = []
         self._unpin: Callable[[], None] | None = None
+        self._last: Last | None = None
 
     @property
     def size(self) -> int:
@@ -68,12 +130,15 @@ class Staging:
         *,
         steady: Mapping[str, int] = _NONE,
         beside: Set[str] = frozenset(),
+        renewed: Collection[str] | None = None,
     ) -> list[Later]:
         """Copies the tensors, from any device, into host memory; returns when all of it is there but what may follow.
 
         Args:
             steady: tensors in host memory that may be copied later, with their addresses.
             beside: tensors on GPUs that may be copied later.
+            renewed: the names of all tensors that are not those of the last time, in the same memory; None if that is not
+                known. Then what was found of the others is used again.
 
         Returns:
             What is still to be copied, in the order of the blobs.
@@ -81,35 +146,85 @@ class Staging:
         if plan is not self._plan:
             self._place(plan)
         self.transfers.begin()
+        last, self._last = self._last, None
+        if last is not None and (last.steady is not steady or beside):
+            last = None
+        if last is not None and renewed is not None and self._fill_again(last, tensors, renewed):
+            self._last = last
+            return last.left
+        return self._fill_anew(plan, tensors, steady, beside)
+
+    def _fill_anew(
+        self, plan: Plan, tensors: Mapping[str, torch.Tensor], steady: Mapping[str, int], beside: Set[str]
+    ) -> list[Later]:
         later: list[Later] = []
+        now: dict[str, list[Placed]] = {}
         others: list[tuple[int, int]] = []  # memory that is copied now: nothing in it may be copied later
         base = self._base
-        for number, start, size, slot in plan.slots:
+        for placed in plan.slots:
+            number, start, size, slot = placed
             tensor, target = tensors[slot.tensor], base + start
             source = steady.get(slot.tensor)
             if source is not None and target % WORD_BYTES == 0:
-                later.append(
-                    Later(slot.tensor, number, tensor, target, source + slot.skip, slot.skip, size, tensor._version)
-                )
+                later.append(Later(slot.tensor, number, tensor, target, source + slot.skip, slot.skip, size))
             elif slot.tensor in beside:
                 place, box = self._view(start, slot), slot.of(tensor)
-                later.append(
-                    Later(slot.tensor, number, box, target, box.data_ptr(), slot.skip, size, tensor._version, place)
-                )
-            elif tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-                source = tensor.data_ptr() + slot.skip
-                others.append((source, source + size))
-                self.update(number, target, source, size)
+                later.append(Later(slot.tensor, number, box, target, box.data_ptr(), slot.skip, size, place))
             else:
-                storage = tensor.untyped_storage()
-                others.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
-                self._convert(number, start, slot, tensor)
+                now.setdefault(slot.tensor, []).append(placed)
+                others.append(self._copy_now(placed, tensor))
         left = self._unshared(later, others)
         for item in left:
             if item.place is not None:
                 self._digests[item.blob] = None
                 self.transfers.expect(item.source.device)
+        if not beside and len(left) == len(later):
+            self._last = Last(steady, left, now, base, tensors)
         return left
+
+    def _fill_again(self, last: Last, tensors: Mapping[str, torch.Tensor], renewed: Collection[str]) -> bool:
+        """Copies what must be copied now, as the last time; False if it is not known that the rest may still wait."""
+        if any(name not in last.now for name in renewed):
+            return False
+        others = [self._copy_now(placed, tensors[name]) for name in renewed for placed in last.now[name]]
+        if last.touches(others):
+            return False
+        new = set(renewed)
+        numbers = last.numbers if new.isdisjoint(last.numbers.names) else last.numbers.without(new)
+        for blob in numbers.renew():
+            self._digests[blob] = None
+        for name, place in last.rest:
+            if name not in new:
+                self._copy_now(place, tensors[name])
+        return True
+
+    def _copy_now(self, placed: Placed, tensor: torch.Tensor) -> tuple[int, int]:
+        """Copies a tensor, or its box, to its place; gives the memory that it lies in."""
+        number, start, size, slot = placed
+        if _is_plain(tensor):
+            source = tensor.data_ptr() + slot.skip
+            self.update(number, self._base + start, source, size)
+            return source, source + size
+        storage = tensor.untyped_storage()
+        self._convert(number, start, slot, tensor)
+        return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+
+    def update_all(self, bundle: Bundle) -> None:
+        """Copies many small tensors into a blob, but for those at its beginning that are there already; for any thread."""
+        done = 0
+        if self._digests[bundle.blob] is not None:
+            while done < len(bundle.items) and same(*_ends(bundle.items[done])):
+                done += 1
+        if done == len(bundle.items):
+            return
+        self._digests[bundle.blob] = None
+        if bundle.views is None:
+            assert self._arena is not None
+            starts = [item.target - self._base for item in bundle.items]
+            targets = [self._arena[at : at + item.size] for at, item in zip(starts, bundle.items, strict=True)]
+            bundle.views = targets, [_bytes_of(item) for item in bundle.items]
+        targets, sources = bundle.views
+        torch._foreach_copy_(targets[done:], sources[done:])
 
     def update(self, blob: int, target: int, source: int, size: int) -> None:
         """Copies some bytes into a blob, unless they are there already; for any thread."""
@@ -139,6 +254,7 @@ class Staging:
             self._unpin()
             self._unpin = None
         self._plan, self._arena, self._memory, self._base, self._digests = None, None, None, 0, []
+        self._last = None
 
     def _take(self, size: int) -> None:
         if size <= self.size and self._arena is not None:
@@ -154,7 +270,7 @@ class Staging:
     def _place(self, plan: Plan) -> None:
         self._take(plan.size)
         assert self._arena is not None
-        self._plan, self._digests = plan, [None] * len(plan.layouts)
+        self._plan, self._digests, self._last = plan, [None] * len(plan.layouts), None
         for start, layout in zip(plan.starts, plan.layouts, strict=True):
             self._arena[start : start + len(layout.header)] = torch.frombuffer(
                 bytearray(layout.header), dtype=torch.uint8
@@ -186,6 +302,21 @@ class Staging:
         """A slot's place, which begins at this byte."""
         assert self._arena is not None
         return view_bytes(self._arena, start=start, dtype=slot.dtype, shape=slot.shape, key="staging")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its bytes lie in host memory as they are to be stored."""
+    return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _ends(item: Later) -> tuple[int, int, int]:
+    return item.target, item.address, item.size
+
+
+def _bytes_of(item: Later) -> torch.Tensor:
+    """The bytes of a contiguous tensor, or of a box of one."""
+    start = item.source.storage_offset() * item.source.element_size() + item.skip
+    return torch.empty(0, dtype=torch.uint8).set_(item.source.untyped_storage(), start, (item.size,), (1,))
 
 
 def _touched(items: Sequence[Later], ranges: Sequence[tuple[int, int]]) -> list[bool]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +24,7 @@ from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
 from spotrun.checkpoint.imported import is_imported, prepare_imported
 from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
 from spotrun.checkpoint.optimizer import (
+    Descriptions,
     added_parameters,
     capture_optimizer,
     changed_defaults,
@@ -66,6 +68,8 @@ class Components:
     values: dict[str, dict[Any, Any]] = field(default_factory=dict)  # plain dicts, restored in place
     generators: dict[str, Generator] = field(default_factory=dict)
     watch: GradientWatch = field(init=False)
+    descriptions: Descriptions = field(init=False, default_factory=Descriptions)
+    _steady: _Steady | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.watch = GradientWatch(list(self.optimizers.values()))
@@ -84,7 +88,9 @@ class Components:
         return {
             "frozen": frozen,
             "models": models,
-            "optimizers": {name: capture_optimizer(item, names, name) for name, item in self.optimizers.items()},
+            "optimizers": {
+                name: capture_optimizer(item, names, name, self.descriptions) for name, item in self.optimizers.items()
+            },
             "gradients": self.watch.needed(parameters),
             "gradients_given_up": self.watch.given_up,
             "states": {name: item.state_dict() for name, item in self.states.items()},
@@ -97,27 +103,29 @@ class Components:
         """What nothing will change before an optimizer steps, neither forward nor backward: sizes by address."""
         tensors = gate.steady(self.optimizers)
         stepped = {id(tensor) for tensor in tensors}
-        for model in self.models.values():
-            parameters = list(model.parameters())
+        modules = {name: list(model.modules()) for name, model in self.models.items()}
+        for inner in modules.values():
+            parameters = [one for module in inner for one in module._parameters.values() if one is not None]
             if any(id(parameter) in stepped for parameter in parameters):  # it is trained, and does not only follow
                 tensors += [parameter for parameter in parameters if not parameter.requires_grad]
         changing = {
             buffer.untyped_storage().data_ptr()
-            for model in self.models.values()
-            for buffer in model.buffers()
-            if buffer.layout is torch.strided
+            for inner in modules.values()
+            for module in inner
+            for buffer in module._buffers.values()
+            if buffer is not None and buffer.layout is torch.strided
         }
-        least = sample.SAMPLED_BYTES_MIN
-        local = [tensor if type(tensor) in PLAIN else local_of(tensor) for tensor in tensors]
-        large = [(tensor, size) for tensor in local if (size := tensor.nbytes) >= least]
-        return {
-            tensor.data_ptr(): size
-            for tensor, size in large
-            if (tensor.is_cpu or tensor.is_cuda)
-            and tensor.layout is torch.strided
-            and not tensor.is_inference()  # those count no changes
-            and (not changing or tensor.untyped_storage().data_ptr() not in changing)
-        }
+        places = [
+            (tensor.data_ptr(), tensor.nbytes)
+            for tensor in tensors
+            if type(tensor) in PLAIN and tensor.layout is torch.strided
+        ]
+        known = self._steady
+        if known is not None and known.holds(tensors, places, changing):
+            return known.sizes
+        sizes = _steady_among(tensors, changing)
+        self._steady = _Steady(tensors, places, changing, sizes)
+        return sizes
 
     def check(self) -> None:
         """Refuses what could not be saved, by its path as the user knows it.
@@ -199,6 +207,30 @@ class Components:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Steady:
+    """What was found to be steady, and from what: looking again at thousands of tensors takes milliseconds.
+
+    Attributes:
+        places: addresses and sizes of the plain ones of the tensors.
+        changing: memory of buffers.
+    """
+
+    tensors: list[torch.Tensor]
+    places: list[tuple[int, int]]
+    changing: set[int]
+    sizes: dict[int, int]
+
+    def holds(self, tensors: list[torch.Tensor], places: list[tuple[int, int]], changing: set[int]) -> bool:
+        """Whether it would be found again."""
+        return (
+            len(tensors) == len(places) == len(self.tensors)
+            and places == self.places
+            and changing == self.changing
+            and all(map(is_, tensors, self.tensors))
+        )
+
+
 def sort_components(given: Mapping[str, object]) -> Components:
     """Sorts the objects given to `attach` by what they are. None is left out; dicts and lists of objects are opened.
 
@@ -209,6 +241,20 @@ def sort_components(given: Mapping[str, object]) -> Components:
     for name, value in given.items():
         _sort(name, value, kinds)
     return Components(**kinds)
+
+
+def _steady_among(tensors: list[torch.Tensor], changing: set[int]) -> dict[int, int]:
+    least = sample.SAMPLED_BYTES_MIN
+    local = [tensor if type(tensor) in PLAIN else local_of(tensor) for tensor in tensors]
+    large = [(tensor, size) for tensor in local if (size := tensor.nbytes) >= least]
+    return {
+        tensor.data_ptr(): size
+        for tensor, size in large
+        if (tensor.is_cpu or tensor.is_cuda)
+        and tensor.layout is torch.strided
+        and not tensor.is_inference()  # those count no changes
+        and (not changing or tensor.untyped_storage().data_ptr() not in changing)
+    }
 
 
 def group_of(name: str) -> str:

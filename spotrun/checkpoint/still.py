@@ -41,14 +41,12 @@ class Stillness:
         earlier, self._sample = self._sample, sample
         if earlier is None:
             return
-        moving = set()
-        for name, changed in sample.compared(earlier).items():
-            if self._marked(name):
-                continue
-            if not changed:
-                self._calm[name] = self._calm.get(name, 0) + 1
-            elif self._calm.pop(name, 0):
-                moving.add(name)
+        changed = sample.compared(earlier)
+        moving = {name for name in self._calm if changed.get(name)}
+        for name in moving:
+            del self._calm[name]
+        for name in (name for name, moved in changed.items() if not moved and not self._marked(name)):
+            self._calm[name] = self._calm.get(name, 0) + 1
         self.expel(moving)
         joining = {
             name

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from spotrun.checkpoint.recollection import Found, Recollection, found_in, joined
 from spotrun.checkpoint.stored import StoredArray, StoredTensor, nearest_device
 from spotrun.checkpoint.tensor import DTYPES, PLAIN, Shard, check_plain, dtype_name, local_of, shard_of
 from spotrun.errors import CheckpointCorrupt, NotCapturable
 
-__all__ = ["Flat", "flatten", "unflatten"]
+__all__ = ["Flat", "Verbatim", "flatten", "unflatten"]
 
 _INT_EXACT = 2**53  # beyond this, readers of JSON in other languages lose digits
 _DEPTH_MAX = 32  # containers inside containers; a manifest's JSON may be about three times as deep
@@ -50,14 +51,28 @@ class Flat:
     shards: dict[str, Shard] = field(default_factory=dict)
 
 
-def flatten(tree: object, path: str = "") -> Flat:
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A part of a state that is known to be JSON, without a key `$`: it is not looked into."""
+
+    value: Any
+
+
+def flatten(tree: object, path: str = "", *, recollection: Recollection | None = None) -> Flat:
     """Takes `tree` apart.
+
+    Args:
+        recollection: what the last walk over the same state has left; this one leaves what the next can use. Parts of
+            both documents are then the same objects, which nobody may change.
 
     Raises:
         NotCapturable: something in it is neither tensor nor JSON; named by its path.
     """
-    walk = _Flattening()
-    return Flat(walk.node(tree, path), walk.tensors, walk.shards)
+    walk = _Flattening(recollection)
+    flat = Flat(walk.node(tree, path), walk.tensors, walk.shards)
+    if recollection is not None:
+        recollection.found = walk.found
+    return flat
 
 
 def unflatten(document: Any, tensor: Callable[[str], torch.Tensor | StoredTensor]) -> Any:
@@ -76,6 +91,8 @@ def unflatten(document: Any, tensor: Callable[[str], torch.Tensor | StoredTensor
 
 @dataclass(slots=True)
 class _Flattening:
+    recollection: Recollection | None = None
+    found: dict[str, Found] = field(default_factory=dict)  # for the next walk
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     shards: dict[str, Shard] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # the first tensor at an address
@@ -101,7 +118,7 @@ class _Flattening:
             return self.array(value, path)
         if kind in (list, tuple, torch.Size, dict, OrderedDict, Counter, deque):
             return self.container(value, path)
-        return _leaf(value, path)
+        return value.value if kind is Verbatim else _leaf(value, path)
 
     def container(self, value: Any, path: str) -> Any:
         if id(value) in self.open:
@@ -124,9 +141,42 @@ class _Flattening:
         return node
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> Any:
+        if type(value) is dict and self.recollection is not None:
+            return self.known(value, path)
         if type(value) is dict and all(map(_is_plain, value)):
+            return self.plain(value, path)
+        return self.pairs(value, path)
+
+    def known(self, value: dict[Any, Any], path: str) -> Any:
+        """A mapping that the last walk may have seen."""
+        assert self.recollection is not None
+        found = self.recollection.recall(path, value)
+        if found and self.names.keys().isdisjoint(found.names) and self.tensors.keys().isdisjoint(found.tensors):
+            self.tensors.update(found.tensors)
+            self.names.update(found.names)
+            self.found[path] = found
+            return found.node
+        if not all(map(_is_plain, value)):
+            return self.pairs(value, path)
+        before = len(self.tensors)
+        node = self.plain(value, path)
+        if len(self.tensors) - before == len(value) > 0 and all(type(item) in PLAIN for item in value.values()):
+            found = found_in(value, node, {item["name"]: self.tensors[item["name"]] for item in node.values()})
+            if found and all(self.names.get(address) == name for address, name in found.names.items()):
+                self.found[path] = found
+        elif len(value) > 1 and set(map(type, value.values())) == {dict}:
             prefix = f"{path}." if path else ""
-            return {key: self.node(item, prefix + key) for key, item in value.items()}
+            parts = [self.found.get(prefix + key) for key in value]
+            whole = [part for part in parts if part is not None and part.inner is None]
+            if len(whole) == len(value):
+                self.found[path] = joined(value, node, whole)
+        return node
+
+    def plain(self, value: Mapping[str, Any], path: str) -> dict[str, Any]:
+        prefix = f"{path}." if path else ""
+        return {key: self.node(item, prefix + key) for key, item in value.items()}
+
+    def pairs(self, value: Mapping[Any, Any], path: str) -> Any:
         pairs = []
         for key, item in value.items():
             if isinstance(key, torch.Tensor):

@@ -253,7 +253,7 @@ def test_several_models_and_optimizers_are_told_apart() -> None:
     assert list(components.models) == ["model.generator", "model.critic"]
     assert list(components.optimizers) == ["optimizer[0]", "optimizer[1]"]
     groups = components.capture()["optimizers"]["optimizer[1]"]["groups"]
-    assert [entry["name"] for entry in groups[0]["parameters"]] == ["model.critic.weight", "model.critic.bias"]
+    assert [entry["name"] for entry in groups[0]["parameters"].value] == ["model.critic.weight", "model.critic.bias"]
 
 
 def test_a_schedule_with_a_function_in_its_state_is_refused_by_path() -> None:
