@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
+from spotrun.checkpoint.address import copy as copy_bytes
 from spotrun.checkpoint.scratch import Scratch, Scratches
 from spotrun.checkpoint.stored import StoredTensor, Target
 from spotrun.errors import CheckpointCorrupt, CheckpointError
@@ -31,6 +32,7 @@ __all__ = ["fill"]
 
 _CHUNK_BYTES = 2 << 20  # of what goes through scratch memory at once
 _REQUEST_BYTES = 64 << 20  # one request for a blob of the usual size; larger ones are hashed while they arrive
+_SMALL_BYTES = 256 << 10  # whole tensors up to this size go through scratch memory, many at a time
 _RUN_BYTES_MIN = 16 << 10  # shorter runs are copied from scratch memory rather than read one by one
 _PASSES_MAX = 16  # over one blob, if several tensors share its bytes
 
@@ -48,6 +50,7 @@ class _Segment(NamedTuple):
 
     Attributes:
         shape: of the chunk of a tensor that these bytes are.
+        small: whole tensors that these bytes are: the address of each, where its bytes begin in the segment, its size.
     """
 
     start: int
@@ -56,6 +59,7 @@ class _Segment(NamedTuple):
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.uint8
     moves: tuple[_Move, ...] = ()
+    small: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +157,11 @@ def _straight(tensor: StoredTensor) -> _Segment | None:
     memory = target.tensor
     if target.box.shape != tensor.stored.shape or memory.device.type != "cpu" or not memory.is_contiguous():
         return None
-    start = tensor.stored.pieces[0].start
-    assert memory.nbytes == tensor.nbytes, tensor.name
-    return _Segment(start, start + memory.nbytes, _bytes_of(memory)) if memory.nbytes else None
+    start, size = tensor.stored.pieces[0].start, memory.nbytes
+    assert size == tensor.nbytes, tensor.name
+    if 0 < size <= min(_SMALL_BYTES, _CHUNK_BYTES):
+        return _Segment(start, start + size, small=((memory.data_ptr(), 0, size),))
+    return _Segment(start, start + size, _bytes_of(memory)) if size else None
 
 
 def _needs_of(tensor: StoredTensor) -> Iterator[_Need]:
@@ -189,11 +195,34 @@ def _passes(ref: BlobRef, needs: Sequence[_Need | _Segment]) -> Iterator[list[_S
                 segments.append(segment)
                 end = segment.end
         segments.extend(_unwanted(end, ref.size))
-        yield segments
+        yield list(_joined(segments))
         left = later
         if not left:
             return
     raise CheckpointCorrupt(ref.key, f"more than {_PASSES_MAX} tensors lie in the same bytes of it")
+
+
+def _joined(segments: Sequence[_Segment]) -> Iterator[_Segment]:
+    """The segments, with runs of small tensors received and hashed as one: a call for each would take longer."""
+    run: list[_Segment] = []
+    for segment in segments:
+        if run and (not segment.small or segment.end - run[0].start > _CHUNK_BYTES):
+            yield _run(run)
+            run = []
+        if segment.small:
+            run.append(segment)
+        else:
+            yield segment
+    if run:
+        yield _run(run)
+
+
+def _run(segments: Sequence[_Segment]) -> _Segment:
+    start = segments[0].start
+    small = tuple(
+        (address, segment.start - start + at, size) for segment in segments for address, at, size in segment.small
+    )
+    return _Segment(start, segments[-1].end, small=small)
 
 
 def _unwanted(start: int, end: int) -> Iterator[_Segment]:
@@ -284,7 +313,12 @@ def _cut(segments: Sequence[_Segment]) -> Iterator[_Segment]:
 def _move_on(batch: Sequence[tuple[_Segment, torch.Tensor | None]], scratch: Scratch) -> None:
     with torch.no_grad(), scratch.side_stream():
         for segment, piece in batch:
-            if piece is not None and segment.moves:
+            if piece is None:
+                continue
+            base = piece.data_ptr()
+            for address, at, size in segment.small:
+                copy_bytes(address, base + at, size)
+            if segment.moves:
                 chunk = piece.view(segment.dtype).view(segment.shape)
                 for move in segment.moves:
                     move.place.copy_(chunk[move.of], non_blocking=True)

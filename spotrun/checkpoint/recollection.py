@@ -20,12 +20,13 @@ __all__ = ["Found", "Recollection", "found_in", "joined", "renewed"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mapping whose values are tensors, each of which was met there for the first time.
+    """A mapping whose values are tensors, all of which were met there for the first time.
 
     Attributes:
         node: the mapping in the document.
-        tensors: what is saved, by name: aliases of the values, in their order.
+        tensors: what is saved, by name, in their order; fewer than there are values if some of these are tied.
         names: of the same tensors by their addresses.
+        aliases: of the values: what is saved of each.
         inner: the keys of the values, if these are mappings themselves; then `values` are theirs.
     """
 
@@ -34,6 +35,7 @@ class Found:
     names: Mapping[int, str]
     keys: list[str]
     values: list[torch.Tensor]
+    aliases: list[torch.Tensor]
     types: list[torch.dtype]
     inner: list[tuple[Any, ...]] | None = None
 
@@ -48,7 +50,7 @@ class Found:
             values = chain.from_iterable(map(dict.values, values))
         return (
             all(map(is_, values, self.values))
-            and all(map(torch.Tensor.is_set_to, self.values, self.tensors.values()))
+            and all(map(torch.Tensor.is_set_to, self.values, self.aliases))
             and [tensor.dtype for tensor in self.values] == self.types
             and not any(map(torch.Tensor.is_neg, self.values))
         )
@@ -74,6 +76,7 @@ def joined(value: Mapping[str, Any], node: Any, parts: Sequence[Found]) -> Found
         {address: name for part in parts for address, name in part.names.items()},
         list(value),
         [tensor for part in parts for tensor in part.values],
+        [tensor for part in parts for tensor in part.aliases],
         [kind for part in parts for kind in part.types],
         list(map(tuple, value.values())),
     )
@@ -86,18 +89,21 @@ def renewed(before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor])
     return [name for name, one, other in zip(now, before.values(), now.values(), strict=True) if one is not other]
 
 
-def found_in(value: Mapping[str, Any], node: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Found | None:
+def found_in(
+    value: Mapping[str, torch.Tensor], node: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Found | None:
     """What there is to remember of a mapping that was walked over; None if it is not that simple.
 
     Args:
-        tensors: those that were met for the first time there, by name.
+        tensors: all that were found so far, by name; those of this mapping are new among them.
     """
-    aliases = list(tensors.values())
+    aliases = [tensors[item["name"]] for item in node.values()]
+    new = {item["name"]: alias for item, alias in zip(node.values(), aliases, strict=True)}
     types = [tensor.dtype for tensor in aliases]
     if any(dtype.is_complex for dtype in types) or not all(map(torch.Tensor.numel, aliases)):
         return None  # conjugated views and tensors without an address
-    names = {tensor.data_ptr(): name for name, tensor in tensors.items()}
+    names = {alias.data_ptr(): name for name, alias in new.items()}
     values = list(value.values())
-    if len(names) != len(values) or not all(map(torch.Tensor.is_set_to, values, aliases)):
+    if len(names) != len(new) or not all(map(torch.Tensor.is_set_to, values, aliases)):
         return None
-    return Found(node, tensors, names, list(value), values, types)
+    return Found(node, new, names, list(value), values, aliases, types)

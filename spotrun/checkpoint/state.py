@@ -133,13 +133,16 @@ class Components:
         Raises:
             NotCapturable: see there.
         """
-        for name, item in self.states.items():
-            flatten(item.state_dict(), name)
-        for name, value in self.values.items():
-            flatten(value, name)
-        for name, optimizer in self.optimizers.items():
-            flatten(capture_optimizer(optimizer, _names_of(self._parameters()), name), name)
-        flatten(self.capture())
+        try:
+            flatten(self.capture())
+        except NotCapturable:
+            for name, item in self.states.items():
+                flatten(item.state_dict(), name)
+            for name, value in self.values.items():
+                flatten(value, name)
+            for name, optimizer in self.optimizers.items():
+                flatten(capture_optimizer(optimizer, _names_of(self._parameters()), name), name)
+            raise
 
     def prepare(self, saved: dict[str, Any]) -> Callable[[], list[str]]:
         """Checks that a saved state fits, changing nothing, and returns the function that loads it.

@@ -160,9 +160,10 @@ class _Flattening:
             return self.pairs(value, path)
         before = len(self.tensors)
         node = self.plain(value, path)
-        if len(self.tensors) - before == len(value) > 0 and all(type(item) in PLAIN for item in value.values()):
-            found = found_in(value, node, {item["name"]: self.tensors[item["name"]] for item in node.values()})
-            if found and all(self.names.get(address) == name for address, name in found.names.items()):
+        if value and all(type(item) in PLAIN for item in value.values()):
+            found = found_in(value, node, self.tensors)
+            new = len(self.tensors) - before  # else some were met elsewhere before
+            if found and new == len(found.tensors) and found.names.items() <= self.names.items():
                 self.found[path] = found
         elif len(value) > 1 and set(map(type, value.values())) == {dict}:
             prefix = f"{path}." if path else ""
