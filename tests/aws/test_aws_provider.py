@@ -543,3 +543,17 @@ def test_what_remains_of_half_a_gang_is_ended(make: Make, world: World, clock: H
     with pytest.raises(CapacityRefused, match="launched only 1 of 3"):
         gang.launch(request)
     assert not world.instances(alive=True)
+
+
+def test_a_launch_that_is_refused_outright_leaves_no_template(world: World, make: Make) -> None:
+    """Nothing was launched, so nothing of the attempt is needed any more; of a lost answer that is not known."""
+    provider = make()
+    request = order(spot(provider))
+    world.faults.fail("ec2", "CreateFleet", code="UnauthorizedOperation")
+    with pytest.raises(Denied):
+        provider.launch(request)
+    assert world.leftovers() == []
+    world.faults.lose("ec2", "CreateFleet")
+    with pytest.raises(ProviderError):
+        make().launch(request)
+    assert any("template" in left for left in world.leftovers())

@@ -26,7 +26,7 @@ from botocore.exceptions import (
 
 from spotrun.errors import CapacityRefused, CredentialsExpired, Denied, ProviderError, QuotaRefused, Throttled
 
-__all__ = ["Answer", "Kind", "answer_of", "kind_of", "refusal"]
+__all__ = ["REFUSALS", "Answer", "Kind", "answer_of", "kind_of", "refusal"]
 
 _WORDS_MAX = 400  # of AWS's own words; an authorization failure carries kilobytes of encoded text
 
@@ -108,6 +108,9 @@ _CODES: dict[Kind, tuple[str, ...]] = {
         "InvalidLaunchTemplateName.NotFound",
     ),
 }
+# After these nothing was launched, for certain.
+REFUSALS = frozenset({Kind.CAPACITY, Kind.QUOTA, Kind.NETWORK, Kind.DENIED})
+
 _KIND = {code: kind for kind, codes in _CODES.items() for code in codes}
 _SAME_TOMORROW = ("Invalid", "Missing", "Malformed", "AuthFailure.")
 
@@ -128,6 +131,12 @@ _ADVICE = {
     "InvalidAMIID.NotFound": "ec2.image must exist in each of resources.regions",
     "InvalidAMIID.Malformed": "ec2.image must be the id of an image",
     "InvalidKeyPair.NotFound": "ec2.key_name must exist in each of resources.regions",
+}
+_ADVICE_FOR_WORDS = {  # where a code says too little
+    "iamInstanceProfile": (
+        "`spotrun doctor JOB_FILE --fix` makes the instance profile; one that was made within the last minute is not known "
+        "everywhere yet"
+    ),
 }
 _ADVICE_OF_KIND = {
     Kind.CREDENTIALS: (
@@ -187,21 +196,23 @@ def refusal(answer: Answer, *, doing: str, pool: str = "") -> ProviderError:
         pool: what was to be launched, where a launch was asked for.
     """
     kind = answer.kind
-    advice = _ADVICE.get(answer.code) or _ADVICE_OF_KIND.get(kind)
+    by_words = next((advice for words, advice in _ADVICE_FOR_WORDS.items() if words in answer.words), None)
+    advice = by_words or _ADVICE.get(answer.code) or _ADVICE_OF_KIND.get(kind)
+    told = str(answer).rstrip(".") if advice else str(answer)
     more = f". {advice}" if advice else ""
     match kind:
         case Kind.CAPACITY:
-            return CapacityRefused(pool or doing, str(answer))
+            return CapacityRefused(pool or doing, told)
         case Kind.QUOTA | Kind.NETWORK:
-            return QuotaRefused(f"the account's limits do not allow {doing}: {answer}{more}")
+            return QuotaRefused(f"the account's limits do not allow {doing}: {told}{more}")
         case Kind.THROTTLED:
-            return Throttled(f"AWS was asked too often {doing}: {answer}; it is asked again, less often")
+            return Throttled(f"AWS was asked too often {doing}: {told}; it is asked again, less often")
         case Kind.CREDENTIALS:
-            return CredentialsExpired(f"AWS did not accept the credentials {doing}: {answer}{more}")
+            return CredentialsExpired(f"AWS did not accept the credentials {doing}: {told}{more}")
         case Kind.DENIED:
-            return Denied(f"AWS refused {doing}: {answer}{more}")
+            return Denied(f"AWS refused {doing}: {told}{more}")
         case Kind.UNKNOWN:
-            return ProviderError(f"AWS could not be asked {doing}: {answer}; it is asked again")
+            return ProviderError(f"AWS could not be asked {doing}: {told}; it is asked again")
 
 
 def _short(words: str) -> str:

@@ -23,7 +23,7 @@ from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.market.source import PriceSource, PriceSources
 from spotrun.providers.ec2.aws import Aws
 from spotrun.providers.ec2.candidate import Candidate, offered, reasons
-from spotrun.providers.ec2.error import refusal
+from spotrun.providers.ec2.error import REFUSALS, kind_of, refusal
 from spotrun.providers.ec2.gang import gang_id, gangs, stragglers, token_of
 from spotrun.providers.ec2.list_price import PRICE_LIST
 from spotrun.providers.ec2.order import order_of
@@ -113,9 +113,12 @@ class Ec2Provider:
             try:
                 told = client.create_fleet(**fleet_request(plan))
             except client.exceptions.ClientError as err:
-                if err.response["Error"]["Code"] != "IdempotentParameterMismatch":
-                    raise
-                return self._asked_before(request)
+                code = str(err.response["Error"]["Code"])
+                if code == "IdempotentParameterMismatch":
+                    return self._asked_before(request)
+                if kind_of(code) in REFUSALS:
+                    self._drop_template(request.token, offer.region)
+                raise
         answer = fleet_answer(told)
         if len(answer.instance_ids) >= plan.nodes:
             return self._launched(request, answer.instance_ids)

@@ -90,3 +90,12 @@ def test_unknown_codes_of_families_that_stay_wrong_are_fatal() -> None:
     """What AWS calls invalid today it calls invalid tomorrow."""
     assert kind_of("InvalidSubnetID.NotFound") is Kind.DENIED
     assert kind_of("MalformedSomething") is Kind.DENIED
+
+
+def test_a_missing_instance_profile_is_told_with_the_command_that_makes_it() -> None:
+    """`InvalidParameterValue` alone says nothing; and AWS's full stop does not meet ours."""
+    words = (
+        "Value (spotrun-instance) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name."
+    )
+    told = str(refusal(Answer(code="InvalidParameterValue", words=words), doing="to launch x"))
+    assert "Profile name. `spotrun doctor JOB_FILE --fix`" in told
