@@ -38,7 +38,7 @@ def status(
     state = accountant.job()
     savings = measure_savings(accountant.ledger())
     money = Money(savings.paid_usd, savings.on_demand_usd)
-    scale = state.spec.local.time_scale
+    scale = state.spec.time_scale
     console = Console()
     console.print(panel(state, beat, now=accountant.clock.now(), money=money, scale=scale))
     if state.cause:

@@ -27,7 +27,7 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
         "cause": job.cause,
         "submitted_at": job.submitted_at.isoformat(),
         "ended_at": None if job.ended_at is None else job.ended_at.isoformat(),
-        "time_scale": job.spec.local.time_scale,
+        "time_scale": job.spec.time_scale,
         "waiting": None if job.attempt is not None or job.phase.is_end else job.wait_reason,
         "wait_budget_left_s": max(0.0, (max_wait - (ledger.until - job.submitted_at)).total_seconds()),
         "trained_s": job.trained(ledger.until).total_seconds(),
@@ -42,7 +42,7 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
         "attempt": None if job.attempt is None else _attempt(job.attempt),
         "paid_usd": str(savings.paid_usd),
         "on_demand_usd": str(savings.on_demand_usd),
-        "simulated_prices": True,
+        "simulated_prices": job.spec.provider == "local",
     }
 
 

@@ -161,6 +161,4 @@ class _Viewer:
             trouble = trouble or error
         shown.looks += 1
         clock = self._accountant.clock
-        return panel(
-            job, shown.beat, now=clock.now(), money=shown.money, scale=job.spec.local.time_scale, trouble=trouble
-        )
+        return panel(job, shown.beat, now=clock.now(), money=shown.money, scale=job.spec.time_scale, trouble=trouble)

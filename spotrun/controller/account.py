@@ -14,9 +14,9 @@ from spotrun.controller.journal import Journal
 from spotrun.controller.outside import Outside
 from spotrun.cost import Category, Ledger, build_ledger, extras_of
 from spotrun.cost.report import PriceCurve, Report, make_report
-from spotrun.errors import SpecError
+from spotrun.errors import ProviderError, SpecError
 from spotrun.job import Attempt, Event, Job, Submitted, step
-from spotrun.market import MarketKind, PriceStep
+from spotrun.market import MarketKind, Offer, PriceStep
 
 __all__ = ["Accountant"]
 
@@ -61,11 +61,7 @@ class Accountant:
         return tuple(self._events)
 
     def ledger(self) -> Ledger:
-        """The job's ledger up to now, or up to its end.
-
-        Raises:
-            ProviderError: prices cannot be had now.
-        """
+        """The job's ledger up to now, or up to its end. Where prices cannot be had now, with those seen at placement."""
         job = self.job()
         until = job.ended_at or max(job.at, self.clock.now())
         attempts = {attempt.number: attempt for attempt in job.attempts}
@@ -84,9 +80,6 @@ class Accountant:
 
         Args:
             metrics: what the training logged, for the curve of the loss.
-
-        Raises:
-            ProviderError: prices cannot be had now.
         """
         ledger = self.ledger()
         job = self.job()
@@ -104,7 +97,8 @@ class Accountant:
         if attempt.launched_at is None:
             return ()
         end = max(attempt.ended_at or until, attempt.launched_at)
-        return self._provider.prices(offer_of(attempt), attempt.launched_at, end)
+        # Without any, the ledger takes the price seen at placement, and says so.
+        return self._prices(offer_of(attempt), attempt.launched_at, end)
 
     def _curves(self, start: datetime, end: datetime) -> Iterator[PriceCurve]:
         """The spot prices of every pool that the job could have used; of rented machines, where each history is another
@@ -116,8 +110,16 @@ class Accountant:
             offers = list({attempt.pool: offer_of(attempt) for attempt in job.attempts if attempt.launched_at}.values())
         for offer in sorted(offers, key=lambda offer: offer.pool):
             if offer.market is MarketKind.SPOT:
-                steps = self._provider.prices(offer, start, end)
-                yield PriceCurve(zone=offer.zone, instance_type=offer.instance_type, steps=steps)
+                steps = self._prices(offer, start, end)
+                if steps:
+                    yield PriceCurve(zone=offer.zone, instance_type=offer.instance_type, steps=steps)
+
+    def _prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
+        """The steps; none if they cannot be had now."""
+        try:
+            return self._provider.prices(offer, start, end)
+        except ProviderError:
+            return ()
 
 
 def _on_demand(attempt: Attempt) -> tuple[PriceStep, ...]:

@@ -98,8 +98,7 @@ def real_outside(home: Path, *, chance: random.Random | None = None) -> Outside:
 
 def job_clock(spec: JobSpec, submitted_at: datetime) -> SystemClock | ScaledClock:
     """The job's clock: wall time, or faster from the submission on for a local job with a time scale."""
-    scale = spec.local.time_scale if spec.provider == "local" else 1.0
-    return SystemClock() if scale == 1.0 else ScaledClock(submitted_at, scale)
+    return SystemClock() if spec.time_scale == 1.0 else ScaledClock(submitted_at, spec.time_scale)
 
 
 def _open_store(uri: str, options: Mapping[str, Any] | None = None) -> BlobStore:

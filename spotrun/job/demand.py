@@ -65,5 +65,4 @@ def _unwelcome(job: Job, attempt: Attempt) -> str | None:
 
 def _grace(job: Job, grace: timedelta, wall_s: float) -> timedelta:
     """`grace` of job time, but never less than `wall_s` of wall time: processes do not end faster on a fast clock."""
-    scale = job.spec.local.time_scale if job.spec.provider == "local" else 1.0
-    return max(grace, timedelta(seconds=wall_s * scale))
+    return max(grace, timedelta(seconds=wall_s * job.spec.time_scale))

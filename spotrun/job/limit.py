@@ -70,8 +70,8 @@ def _stalls(job: Job, attempt: Attempt) -> bool:
 def _patience(job: Job, attempt: Attempt) -> timedelta:
     """`stall_timeout`, but for a start on a fast clock never less wall time than the start of Python takes."""
     patience = job.spec.limits.stall_timeout
-    if attempt.phase is AttemptPhase.STARTING and job.spec.provider == "local" and job.spec.local.time_scale > 1:
-        return max(patience, timedelta(seconds=_START_WALL_S * job.spec.local.time_scale))
+    if attempt.phase is AttemptPhase.STARTING and job.spec.time_scale > 1:
+        return max(patience, timedelta(seconds=_START_WALL_S * job.spec.time_scale))
     return patience
 
 

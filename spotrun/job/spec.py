@@ -256,6 +256,11 @@ class JobSpec(Section):
     local: LocalMarket = LocalMarket()
     """The local provider: real processes on this machine under a simulated market."""
 
+    @property
+    def time_scale(self) -> float:
+        """Seconds of the job's time in one second of wall time: 1, but for a local job that asks for more."""
+        return self.local.time_scale if self.provider == "local" else 1.0
+
     @model_validator(mode="after")
     def _agree(self) -> JobSpec:
         if self.provider == "local" and self.resources.nodes != 1:

@@ -159,20 +159,14 @@ class Ec2Provider:
         return self._aws.spot_prices.steps(offer, start, end)
 
     def sources(self) -> PriceSources:
-        """See `Provider.sources`. Of several on-demand sources the built-in table is told: it is the older one."""
-        resources = self._spec.resources
-        found = []
+        """See `Provider.sources`. One type's on-demand price tells where the others come from as well."""
+        region = self._shelf.regions[0]
         try:
-            for region in self._shelf.regions:
-                for known in self._aws.catalog.types(region, resources):
-                    price = self._aws.list_prices.price(known.name, region)
-                    if price is not None:
-                        found.append(price.source)
+            known = next(iter(self._aws.catalog.types(region, self._spec.resources)), None)
+            price = None if known is None else self._aws.list_prices.price(known.name, region)
         except ProviderError:
-            found = []
-        dated = [source for source in found if source.as_of is not None]
-        oldest = min(dated, key=lambda source: source.as_of or self._clock.now().date(), default=None)
-        on_demand = oldest or PriceSource(name=PRICE_LIST)
+            price = None  # they were read when the attempts were placed
+        on_demand = PriceSource(name=PRICE_LIST) if price is None else price.source
         return PriceSources(spot=PriceSource(name=SPOT_HISTORY), on_demand=on_demand)
 
     def _noticed(self, found: list[Instance]) -> list[Instance]:
