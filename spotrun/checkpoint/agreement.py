@@ -38,7 +38,7 @@ class Wish:
 
 class Agreement(Protocol):
     """Makes one out of the wishes of all processes. For the loop's thread alone; every process calls the same methods
-    in the same order."""
+    but `gather` in the same order."""
 
     @property
     def leads(self) -> bool:
@@ -60,6 +60,17 @@ class Agreement(Protocol):
 
     def give(self, wish: Callable[[], Wish], *, step: int) -> None:
         """Tells what this process wants at the next boundary, after this one's work is done."""
+
+    def gather(self, *, called: bool) -> bool:
+        """Whether one process is called and all are here, between the same two boundaries, and will do what comes next
+        together. Processes may ask unequally often; none of them waits for the others for more than a few seconds.
+
+        Args:
+            called: this process has heard an order that it would carry out here.
+
+        Raises:
+            CheckpointError: another process is gone.
+        """
 
     def everywhere(self, fact: bool, *, step: int) -> bool:
         """Whether this is so in all processes.
@@ -84,6 +95,10 @@ class Alone:
 
     def give(self, wish: Callable[[], Wish], *, step: int) -> None:
         """See `Agreement.give`."""
+
+    def gather(self, *, called: bool) -> bool:
+        """See `Agreement.gather`."""
+        return called
 
     def everywhere(self, fact: bool, *, step: int) -> bool:  # noqa: ARG002
         """See `Agreement.everywhere`."""

@@ -138,12 +138,18 @@ class Keeper:
             SystemExit: the training was asked to end, or is fenced.
         """
         self._hear()
-        if (self._ending is None and self._notice is None) or not self._agreement.at_once:
-            return False
-        if untrained and self._ending is not None:
+        called = self._ending is not None or self._notice is not None
+        if called and untrained and self._ending is not None and self._agreement.at_once:
             self._end(self._ending, "nothing was trained yet")
         if boundary is None:
             return False
+        if not self._agreement.at_once and self._ending is None and called:
+            if self._saved == boundary.key:
+                return True
+            called = self._save_is_due()  # the others are called for nothing less
+        if not self._agreement.gather(called=called):
+            return False
+        self._now = True
         self.pass_by(boundary)
         return self._saved == boundary.key
 
@@ -272,18 +278,24 @@ class Keeper:
     def _saves_on(self, notice: Notice) -> bool:
         """Between a notice and its deadline the cadence rests, so that the last save finds nothing in its way."""
         left_s = (notice.deadline - self._clock.now()).total_seconds() if notice.deadline else 0.0
-        due = notice_save_due(
-            now_s=0.0,
-            deadline_s=left_s,
-            saves=self._saves_under_notice,
-            durable_s=self._durable_s,
-            step_s=self._reporter.step_s,
-        )
+        due = self._save_is_due()
         if due and notice.deadline is not None and not self._fits(left_s):
             return False
         if not due and left_s <= 0:
             self._take_notice(None)  # it did not come to pass, or had no deadline
         return due
+
+    def _save_is_due(self) -> bool:
+        """Whether the notice asks for a save now, if there is time enough for it."""
+        assert self._notice is not None
+        deadline = self._notice.deadline
+        return notice_save_due(
+            now_s=0.0,
+            deadline_s=(deadline - self._clock.now()).total_seconds() if deadline else 0.0,
+            saves=self._saves_under_notice,
+            durable_s=self._durable_s,
+            step_s=self._reporter.step_s,
+        )
 
     def _fits(self, left_s: float) -> bool:
         in_flight_s = self._clock.monotonic() - self._last_s if self._saver.busy else None

@@ -2,6 +2,7 @@
 
     gang_small.py OUT --kind ddp|fsdp|plain --steps N --batch B [--save-at S ...] [--wait] [--asks RANK] [--tag T]
                       [--crash-after S] [--die PHASE:RANK] [--cold] [--short RANK] [--slow]
+                      [--evaluate S] [--idle RANK]
 
 Writes OUT/<rank>.json: losses and samples by step, and digests of the full state at the end.
 """
@@ -16,6 +17,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +32,9 @@ from torch.utils.data.distributed import DistributedSampler
 import spotrun
 from spotrun.checkpoint import sending
 from spotrun.checkpoint.commit import SoleCommitter
-from spotrun.checkpoint.distributed import gang
+from spotrun.checkpoint.distributed import consensus, gang
 from spotrun.checkpoint.distributed.committer import GangCommitter
+from spotrun.checkpoint.distributed.meeting import Meetings
 
 WIDTH = 32
 
@@ -44,6 +47,9 @@ def main() -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     if options.die:
         arm(*options.die.split(":"))
+    if options.idle >= 0:
+        consensus.Meetings = partial(Meetings, patience_s=0.2)  # type: ignore[misc,assignment]
+        Path(options.out, "alone").touch()
     if options.cold:
         gang.warm_buckets = lambda *_: []
     torch.manual_seed(0)
@@ -65,6 +71,10 @@ def main() -> None:
             if options.slow:
                 Path(options.out, f"at-{run.steps_done}.{rank}").touch()
                 time.sleep(0.05)  # long enough for a signal to come in between
+            if options.evaluate >= 0:
+                run.checkpoint_if_needed()
+            if options.evaluate == run.steps_done and rank != options.idle:
+                evaluate(run, Path(options.out), rank)
             if rank == options.short and run.steps_done == 2:
                 break
             optimizer.zero_grad()
@@ -83,6 +93,15 @@ def main() -> None:
         dist.destroy_process_group()
 
 
+def evaluate(run: spotrun.Run, out: Path, rank: int) -> None:
+    """Looks for orders unequally often, until one was carried out or it takes too long."""
+    (out / f"evaluating.{rank}").touch()
+    torch.rand(rank + 1)  # the resume must not have this
+    until = time.monotonic() + 2 if (out / "alone").exists() else time.monotonic() + 30
+    while not run.checkpoint_if_needed() and time.monotonic() < until:
+        time.sleep(0.002 + 0.02 * rank)
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
@@ -91,6 +110,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--save-at", type=int, nargs="*", default=[])
     parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--evaluate", type=int, default=-1)
+    parser.add_argument("--idle", type=int, default=-1)
     parser.add_argument("--asks", type=int, default=0)
     parser.add_argument("--tag")
     parser.add_argument("--crash-after", type=int, default=-1)

@@ -200,6 +200,31 @@ def test_a_stop_of_any_process_stops_all_at_one_step(nursery: Nursery, tmp_path:
     assert resumed.states == straight.states
 
 
+@pytest.mark.parametrize(("kind", "world"), [("ddp", 2), ("fsdp", 2), ("ddp", 3)])
+def test_a_stop_in_an_evaluation_saves_the_boundary_before_it(
+    nursery: Nursery, tmp_path: Path, kind: str, world: int
+) -> None:
+    """The processes look for orders unequally often, and one of them hears it. The resume evaluates anew."""
+    ways = ("--kind", kind, "--steps", 6)
+    at = str(tmp_path / "out" / "evaluating.1")
+    stopped = nursery.train(world, *ways, "--evaluate", 3, signal=[at, 1, signal.SIGTERM])
+    assert stopped.codes == [143] * world, stopped.told
+    assert [entry.step for entry in nursery.commits] == [3]
+    resumed = nursery.train(world, *ways)
+    straight = nursery.at(tmp_path / "straight").train(world, *ways)
+    assert resumed.states == straight.states
+    assert [end["randomness"] for end in resumed.ends] == [end["randomness"] for end in straight.ends]
+
+
+def test_a_stop_while_one_process_evaluates_alone_is_heard_by_all_later(nursery: Nursery, tmp_path: Path) -> None:
+    """The other stands in a collective of the training, and cannot come: nobody waits for it for long."""
+    at = str(tmp_path / "out" / "evaluating.0")
+    stopped = nursery.train(2, "--steps", 9, "--evaluate", 3, "--idle", 1, signal=[at, 0, signal.SIGTERM])
+    assert stopped.codes == [143, 143], stopped.told
+    (entry,) = nursery.commits
+    assert entry.step in (4, 5)  # where both look for orders again, or at a boundary that both know to be the last
+
+
 @pytest.mark.parametrize(("at", "tagged"), [(3, 4), (6, 6)])
 def test_a_tag_of_any_process_is_given(nursery: Nursery, at: int, tagged: int) -> None:
     """The second one asks; the first one commits. Its wish is granted a step later, or with the last state."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,24 @@ class Board:
             pause = min(pause * 1.5, _LOOK_S[1])
         count = int(self._read(key, what))
         return json.loads(b"".join(self._read(f"{key}/{number}", what) for number in range(count)))
+
+    def has(self, keys: Sequence[str]) -> bool:
+        """Whether there is something under each of these keys; does not wait.
+
+        Raises:
+            CheckpointError: the store is gone.
+        """
+        with _translated("nothing could be heard of the others"):
+            return bool(self._store.check(list(keys)))
+
+    def decide(self, key: str, proposal: str) -> str:
+        """What the first one to decide has proposed.
+
+        Raises:
+            CheckpointError: the store is gone.
+        """
+        with _translated("nothing could be decided"):
+            return bytes(self._store.compare_set(key, "", proposal)).decode()
 
     def drop(self, key: str) -> None:
         """Forgets a message that all have read; never raises."""

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from spotrun.checkpoint.agreement import Wish
+from spotrun.checkpoint.distributed.meeting import Meetings
 from spotrun.checkpoint.distributed.world import World
 from spotrun.checkpoint.order import Notice, Stop
 from spotrun.errors import CheckpointError
@@ -48,6 +49,7 @@ class Consensus:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._meetings = Meetings(world.board)
         self._pending: _Round | None = None
         self._over = False
         self.count = 0
@@ -65,6 +67,10 @@ class Consensus:
     def give(self, wish: Callable[[], Wish], *, step: int) -> None:
         """See `Agreement.give`."""
         self._begin(_BOUNDARY, step, _encode(wish()))
+
+    def gather(self, *, called: bool) -> bool:
+        """See `Agreement.gather`."""
+        return self._meetings.gather(self.count, called=called)
 
     def everywhere(self, fact: bool, *, step: int) -> bool:
         """See `Agreement.everywhere`."""
