@@ -25,6 +25,7 @@ from spotrun.store.blob import BlobStore
 __all__ = ["Gang", "Member", "free_port", "join"]
 
 PORT = 29400  # torchrun's own choice, so that a security group can name it
+_TORCHRUN = ["-m", "torch.distributed.run"]
 _LOOK_S = 2.0  # between two looks for the other machines
 _MEET_S = 1800  # setup and inputs take longer on one machine than on another; the lease and stall_timeout bound it too
 
@@ -85,15 +86,16 @@ class Gang:
                 "command: --standalone would train on each machine alone; leave it out, spotrun says the rest"
             )
         program, *rest = command
-        launches = rest[:2] == ["-m", "torch.distributed.run"]
-        if (
-            Path(program).name.startswith("python")
-            and rest
-            and not launches
-            and (rest[0] == "-m" or rest[0].endswith(".py"))
+        flags: list[str] = []
+        while (
+            Path(program).name.startswith("python") and rest and rest[0].startswith("-") and rest[0] not in {"-m", "-c"}
         ):
-            return [program, "-m", "torch.distributed.run", *rest]
-        return command
+            count = 2 if rest[0] in {"-W", "-X"} else 1
+            flags, rest = [*flags, *rest[:count]], rest[count:]
+        launches = not rest or rest[0] == "-c" or rest[:2] == _TORCHRUN
+        if not Path(program).name.startswith("python") or launches:
+            return command
+        return [program, *flags, *_TORCHRUN, *rest]
 
 
 def join(

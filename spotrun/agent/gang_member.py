@@ -24,7 +24,6 @@ from spotrun.store.blob import BlobStore
 __all__ = ["GangMember"]
 
 _FAILURES = (Outcome.FAILED, Outcome.START_FAILED)
-_HOLD_S = 900.0  # for the first machine to upload outputs and caches and to speak
 
 
 class GangMember(Supervisor):
@@ -60,10 +59,16 @@ class GangMember(Supervisor):
         ending = super()._attempt()
         if self._gang.leads:
             return self._judged(ending)
-        if self._command.started and ending.outcome is not Outcome.LEASE_EXPIRED:
-            hold_s = self._grace_s() if ending.outcome in _FAILURES else _HOLD_S
-            self._within(hold_s, lambda: 0 in self._peers.exits or 0 in self._peers.lost())
+        if not self._command.started:
+            return ending
+        if ending.outcome in _FAILURES:  # the first machine may hang in a collective: it is to hear of this
+            self._within(self._grace_s(), self._first_is_over)
+        else:
+            self._until(self._first_is_over, self._lease_cause)
         return ending
+
+    def _first_is_over(self) -> bool:
+        return 0 in self._peers.exits or 0 in self._peers.lost()
 
     def _judged(self, ending: Ending) -> Ending:
         """The attempt's ending, from this machine's: whose fault it was that the training broke."""

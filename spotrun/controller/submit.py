@@ -68,6 +68,7 @@ def checked(spec: JobSpec, workdir: Path, *, outside: Outside) -> JobSpec:
         SpecError: something is missing.
     """
     spec = outside.complete(_anchored(spec, workdir))
+    _check_gang(spec)
     if spec.code.git is None:
         _check_script(spec, workdir)
         _check_inputs(spec, workdir)
@@ -97,6 +98,23 @@ def _check_script(spec: JobSpec, workdir: Path) -> None:
     if script is not None and script.endswith(".py") and not (workdir / script).is_file():
         raise SpecError(
             f"command: {script} does not exist in {workdir}. Nothing was submitted; run from the script's directory"
+        )
+
+
+def _check_gang(spec: JobSpec) -> None:
+    """What several machines cannot do together."""
+    nodes = spec.resources.nodes
+    if nodes == 1:
+        return
+    if "--standalone" in (shlex.split(spec.command) if isinstance(spec.command, str) else spec.command):
+        raise SpecError(
+            f"command: --standalone would train on each of {nodes} machines alone. Nothing was submitted; leave it out, "
+            "spotrun tells torchrun the rest"
+        )
+    if spec.checkpoint is not None and spec.checkpoint.folder is not None:
+        raise SpecError(
+            f"checkpoint.folder: is kept by one machine, and resources.nodes is {nodes}. Nothing was submitted; use "
+            "spotrun.attach in the script, which saves all machines as one"
         )
 
 

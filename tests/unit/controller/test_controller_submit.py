@@ -190,3 +190,24 @@ def test_a_place_may_lead_upwards_from_where_the_job_is_submitted(
     for uri in ("../runs", "./x/../../runs"):
         job_id = submit(journal, spec(checkpoint={"uri": uri}), workdir, outside=outside)
         assert checkpoint_uri(read_job(journal, job_id).spec, tmp_path) == (tmp_path / "runs").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"command": "torchrun --standalone train.py"},
+            "command: --standalone would train on each of 2 machines alone",
+        ),
+        ({"checkpoint": {"uri": "/runs", "folder": "out"}}, r"checkpoint\.folder: is kept by one machine"),
+    ],
+)
+def test_what_several_machines_cannot_do_together_is_told(
+    journal: Journal, outside: Outside, workdir: Path, changes: dict[str, object], sentence: str
+) -> None:
+    """On the machines it would cost as many times as there are of them."""
+    wanted = spec(**changes)
+    gang = wanted.model_copy(update={"resources": wanted.resources.model_copy(update={"nodes": 2})})
+    with pytest.raises(SpecError, match=f"{sentence}.*Nothing was submitted"):
+        submit(journal, gang, workdir, outside=outside)
+    assert journal.jobs() == ()
