@@ -311,6 +311,11 @@ def _keeping(scope: Scope) -> list[_Statement]:
             ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"),
             f"arn:{scope.partition}:sqs:*:*:{scope.queue}",
         ),
+        _allow(
+            "LookAtTheRule",
+            ("events:DescribeRule", "events:ListTargetsByRule"),
+            f"arn:{scope.partition}:events:*:*:rule/{scope.queue}",
+        ),
     ]
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spotrun.errors import SpecError
 from spotrun.job import JobSpec
+from spotrun.providers.ec2.doctor import bucket, queue, role
+from spotrun.providers.ec2.doctor.queue import Queue
+from spotrun.providers.ec2.doctor.role import Roles
 from spotrun.providers.ec2.policy_document import (
     PolicyDocument,
     Scope,
@@ -222,3 +227,39 @@ def test_what_would_make_a_wrong_policy_is_refused(facts: dict[str, Any], said: 
     """A policy that means something else than it says is worse than none."""
     with pytest.raises(SpecError, match=said):
         Scope(**facts)
+
+
+ROOT = Path(__file__).parents[3]
+OTHER_NAMES = {  # where IAM names an action otherwise than the API its operation
+    "DeleteMessageBatch": "DeleteMessage",
+    "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "ListAwsDefaultServiceQuotas": "ListAWSDefaultServiceQuotas",
+}
+NO_RIGHT_NEEDED = {"GetCallerIdentity", "GetPaginator", "GetCredentials", "GetFrozenCredentials"}
+
+
+def test_the_controllers_policy_has_every_operation_that_is_asked_for() -> None:
+    """An operation that is new in the code must be in the policy that users were given."""
+    verbs = "create|delete|describe|get|list|put|receive|send|terminate"
+    called = re.compile(rf"""(?:\.|")((?:{verbs})_[a-z_]+)(?:\(|")""")
+    offered = {"create_service_linked_role", "get_credentials"}  # by --fix, with an administrator's rights
+    asked = {
+        "".join(word.title() for word in name.split("_"))
+        for path in (ROOT / "spotrun" / "providers" / "ec2").rglob("*.py")
+        for name in called.findall(path.read_text())
+        if name not in offered
+    }
+    assert {"CreateFleet", "TerminateInstances", "DescribeVolumes", "ReceiveMessage"} <= asked
+    statements: Any = controller_policy(SCOPE)["Statement"]
+    allowed_names = {action.partition(":")[2] for statement in statements for action in listed(statement["Action"])}
+    made_by_fix = {
+        request.operation
+        for request in (
+            *bucket.creation("b", "eu-west-1"),
+            *role.role_creation(SCOPE, region="r", roles=Roles(profile="p")),
+            *queue.creation(Queue(name="q", region="r"), account="1", partition="aws"),
+        )
+    }
+    missing = {OTHER_NAMES.get(name, name) for name in asked - NO_RIGHT_NEEDED} - allowed_names
+    assert missing - {"".join(word.title() for word in name.split("_")) for name in made_by_fix} == set()

@@ -20,6 +20,7 @@ __all__ = ["LIFECYCLE_ID", "Bucket", "Whose", "check", "creation", "look", "with
 
 LIFECYCLE_ID = "spotrun-abort-unfinished-uploads"
 _ABORT_DAYS = 3  # an upload in parts takes minutes; what is older was left by a machine that is gone
+_OLD_NAMES = {None: "us-east-1", "": "us-east-1", "EU": "eu-west-1"}  # how S3 tells these two
 _NO_RULES = "NoSuchLifecycleConfiguration"
 _NO_BLOCK = "NoSuchPublicAccessBlockConfiguration"
 
@@ -83,15 +84,15 @@ def look(account: Account, name: str, region: str) -> Bucket:
     """
     client = account.client("s3", region)
     with account.asking(f"for the bucket {name}"):
-        try:
-            told = client.head_bucket(Bucket=name)
+        try:  # HeadBucket would need the right to list the whole bucket
+            told = client.get_bucket_location(Bucket=name)
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             if status in {403, 404}:
                 return Bucket(name=name, whose=Whose.NOBODYS if status == 404 else Whose.ANOTHERS)
             raise
-    where = told.get("BucketRegion") or told["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "")
-    near = account.client("s3", where or region)
+    where = _OLD_NAMES.get(told.get("LocationConstraint"), told.get("LocationConstraint"))
+    near = account.client("s3", str(where))
     rules = _asked(lambda: near.get_bucket_lifecycle_configuration(Bucket=name)["Rules"], absent={_NO_RULES: []})
     block = _asked(
         lambda: near.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"], absent={_NO_BLOCK: {}}
