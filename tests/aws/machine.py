@@ -119,7 +119,7 @@ def _metadata(instance: Any, account: str, text: bytes, role: Role | None) -> Me
         "instance-id": instance.id,
         "instance-life-cycle": instance.lifecycle or "on-demand",
         "instance-type": instance.instance_type,
-        "local-ipv4": instance.private_ip,
+        "local-ipv4": f"127.{instance.private_ip.partition('.')[2]}",  # so that machines can reach each other here
         "placement/availability-zone": zone,
         "placement/availability-zone-id": zone_id_of(region, zone),
         "placement/region": region,
