@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 __all__ = ["Bell"]
 
+_WAIT_S_MAX = 3600.0  # no system call takes an instant that is decades away
+
 
 class Bell:
     """A pipe to oneself. A condition variable would deadlock when a signal handler of the thread that holds it rings;
@@ -30,8 +32,9 @@ class Bell:
             return  # full of rings already
 
     def wait(self, timeout: float | None) -> None:
-        """Blocks until somebody rings, or for `timeout` seconds of wall time; None waits for a ring only."""
-        if self._selector.select(None if timeout is None else max(0.0, timeout)):
+        """Blocks until somebody rings, or for `timeout` seconds of wall time; None waits for a ring only. It may return
+        sooner: after a wait, look at everything."""
+        if self._selector.select(None if timeout is None else min(max(0.0, timeout), _WAIT_S_MAX)):
             self._drain()
 
     def listen(self, terminated: Callable[[], None]) -> None:
