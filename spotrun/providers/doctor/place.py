@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from spotrun.clock import Clock
-from spotrun.errors import StoreError
+from spotrun.errors import StoreDenied, StoreError, StoreMissing
 from spotrun.providers.doctor.verdict import Verdict, green, red, yellow
 from spotrun.store import BlobStore, Patience, RetryingStore
 from spotrun.units import format_bytes
@@ -71,10 +71,12 @@ def look(uri: str, open_store: Callable[[], BlobStore], *, clock: Clock, size: i
         body = bytes(size)
         write_s, _ = _timed(clock, lambda: store.write(keys[2], [body]))
         read_s, back = _timed(clock, lambda: store.read(keys[2]))
+    except StoreMissing:
+        fault = "what answers there is no store: it has no place for a new object (a proxy, or a wrong endpoint?)"
+        return Tried(uri=uri, engine=engine, exclusive=exclusive, fault=fault)
     except StoreError as error:
-        return Tried(
-            uri=uri, engine=engine, exclusive=exclusive, fault=str(error), denied=type(error).__name__ == "StoreDenied"
-        )
+        denied = isinstance(error, StoreDenied)
+        return Tried(uri=uri, engine=engine, exclusive=exclusive, fault=str(error), denied=denied)
     finally:
         for key in keys:
             with suppress(StoreError):

@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from spotrun.errors import CredentialsExpired, ProviderError, SpecError
 from spotrun.providers.ec2.error import answer_of, refusal
@@ -83,7 +84,7 @@ class Account:
         """
         try:
             yield
-        except (ClientError, BotoCoreError) as err:
+        except (ClientError, BotoCoreError, ResponseParserError) as err:
             told = refusal(answer_of(err), doing=doing, pool=pool)
             if isinstance(told, CredentialsExpired):
                 self.renew()

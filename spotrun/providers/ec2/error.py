@@ -23,6 +23,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
 from spotrun.errors import CapacityRefused, CredentialsExpired, Denied, ProviderError, QuotaRefused, Throttled
 
@@ -175,6 +176,10 @@ def answer_of(error: Exception) -> Answer:
     if isinstance(error, ClientError):
         told = error.response.get("Error", {})
         return Answer(code=str(told.get("Code", "Unknown")), words=_short(str(told.get("Message", ""))))
+    if isinstance(error, ResponseParserError):
+        return Answer(
+            code="NotAws", words="what answered does not speak as AWS does; is there a proxy or a sign-in page?"
+        )
     missing = (
         NoCredentialsError,
         PartialCredentialsError,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spotrun.clock import SystemClock
-from spotrun.errors import StoreDenied
+from spotrun.errors import StoreDenied, StoreMissing
 from spotrun.market.offer import MarketKind
 from spotrun.providers.doctor import computer, place
 from spotrun.providers.doctor.computer import Computer
@@ -119,6 +119,19 @@ def test_a_place_that_may_not_be_written_says_which_policy_is_needed() -> None:
     (verdict,) = place.check(place.look("s3://b/x", _Closed, clock=SystemClock(), size=16), from_here=True)
     assert verdict.light is Light.RED
     assert "spotrun iam controller" in verdict.fix
+
+
+class _Portal(MemoryStore):
+    """Answers 404 to everything, as a sign-in page of a hotel does."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        raise StoreMissing(key)
+
+
+def test_what_is_no_store_is_called_so() -> None:
+    """A new object cannot be missing."""
+    (verdict,) = place.check(place.look("s3://b/x", _Portal, clock=SystemClock(), size=16), from_here=True)
+    assert "no store" in verdict.sentence
 
 
 def test_any_other_url_works_slower_and_is_said_to() -> None:
@@ -343,12 +356,15 @@ def test_the_queue(found: Queue, wanted: bool, colours: str) -> None:
 
 
 def test_only_our_rule_may_send_to_the_queue() -> None:
-    """And it takes the two events of spot, from EC2 alone."""
+    """And it takes the one event that the controller reads, from EC2 alone."""
     made, rule, target = queue.creation(Queue(name="q", region="r"), account="1", partition="aws")
     policy = json.loads(made.parameters["Attributes"]["Policy"])
     (statement,) = policy["Statement"]
     assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": "arn:aws:events:r:1:rule/q"}}
-    assert json.loads(rule.parameters["EventPattern"])["source"] == ["aws.ec2"]
+    assert json.loads(rule.parameters["EventPattern"]) == {
+        "source": ["aws.ec2"],
+        "detail-type": ["EC2 Spot Instance Interruption Warning"],
+    }
     assert target.parameters["Targets"][0]["Arn"] == statement["Resource"] == "arn:aws:sqs:r:1:q"
 
 

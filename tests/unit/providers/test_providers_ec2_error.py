@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, TokenRetrievalError
+from botocore.parsers import ResponseParserError
 
 from spotrun.errors import CapacityRefused, CredentialsExpired, Denied, ProviderError, QuotaRefused, Throttled
+from spotrun.providers.ec2.account import Account
 from spotrun.providers.ec2.error import Answer, Kind, answer_of, kind_of, refusal
 
 POOL = "use1-az4/g5.xlarge/spot"
@@ -99,3 +101,14 @@ def test_a_missing_instance_profile_is_told_with_the_command_that_makes_it() -> 
     )
     told = str(refusal(Answer(code="InvalidParameterValue", words=words), doing="to launch x"))
     assert "Profile name. `spotrun doctor JOB_FILE --fix`" in told
+
+
+def test_what_answers_in_the_place_of_aws_is_told_and_is_no_crash() -> None:
+    """A proxy or a sign-in page sends HTML, which botocore's parser refuses with an error of another family."""
+
+    class Session:
+        region_name = "us-east-1"
+
+    account = Account(new_session=Session)
+    with pytest.raises(ProviderError, match="is there a proxy"), account.asking("for prices"):
+        raise ResponseParserError("Unable to parse response: <!doctype html>")

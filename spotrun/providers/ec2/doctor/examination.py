@@ -47,7 +47,9 @@ def examine(account: Account, question: Question, *, clock: Clock, more: Sequenc
     first = make_round([Area("credentials", introduce)], clock=clock)
     if not who or not who[0].arn:
         bad = first if question.for_job else [_mild(verdict) for verdict in first]
-        return Examination(verdicts=(*bad, _unseen(question), *make_round(more, clock=clock)), reached=False)
+        return Examination(
+            verdicts=(*bad, _unseen(question, answered=bool(who)), *make_round(more, clock=clock)), reached=False
+        )
     where: list[region.Region] = []
 
     def look_around() -> Sequence[Verdict]:
@@ -113,10 +115,14 @@ def _queues(account: Account, question: Question, who: Identity) -> Sequence[Ver
     return queue.check(found, account=who.account, partition=partition, wanted=question.for_job)
 
 
-def _unseen(question: Question) -> Verdict:
+def _unseen(question: Question, *, answered: bool) -> Verdict:
     what = "region, instance profile, quotas, network, image and bucket were not looked at"
     told = red if question.for_job else yellow
-    return told("account", f"{what}: nobody is signed in", "sign in, then run spotrun doctor again")
+    if answered:
+        return told("account", f"{what}: nobody is signed in", "sign in, then run spotrun doctor again")
+    return told(
+        "account", f"{what}: AWS could not be asked", "is the network there, and is a proxy needed (HTTPS_PROXY)?"
+    )
 
 
 def _mild(verdict: Verdict) -> Verdict:

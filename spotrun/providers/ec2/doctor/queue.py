@@ -15,11 +15,11 @@ from botocore.exceptions import ClientError
 
 from spotrun.providers.doctor.verdict import Remedy, Request, Verdict, green, red, yellow
 from spotrun.providers.ec2.account import Account
+from spotrun.providers.ec2.notice import INTERRUPTION
 from spotrun.providers.ec2.policy_document import queue_policy
 
-__all__ = ["EVENTS", "Queue", "check", "creation", "look"]
+__all__ = ["Queue", "check", "creation", "look"]
 
-EVENTS = ("EC2 Spot Instance Interruption Warning", "EC2 Instance Rebalance Recommendation")
 _KEPT_S = 3600  # a notice is news for two minutes; an hour shows a person what came
 _ABSENT = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "ResourceNotFoundException"}
 
@@ -71,7 +71,7 @@ def creation(queue: Queue, *, account: str, partition: str) -> tuple[Request, ..
         "Policy": json.dumps(queue_policy(queue_arn, rule_arn)),
         "SqsManagedSseEnabled": "true",
     }
-    pattern = json.dumps({"source": ["aws.ec2"], "detail-type": list(EVENTS)})
+    pattern = json.dumps({"source": ["aws.ec2"], "detail-type": [INTERRUPTION]})
 
     def request(service: str, operation: str, **parameters: Any) -> Request:
         return Request(service=service, region=queue.region, operation=operation, parameters=parameters)
