@@ -41,12 +41,12 @@ class Call:
 
 
 def read_call(environ: dict[str, Any]) -> Call:
-    """The request of a WSGI environment, whose input can be read again afterwards. S3's bodies are left alone."""
+    """The request of a WSGI environment, whose input can be read again afterwards. The objects of S3 are left alone."""
     found = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     access_key, region, service = found.groups() if found else ("", "us-east-1", "")
     service = {"eventbridge": "events"}.get(service, service)
     body = b""
-    if service in _READ:
+    if service in _READ or (service == "s3" and environ.get("QUERY_STRING", "").startswith("delete")):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
     target = environ.get("HTTP_X_AMZ_TARGET", "")

@@ -45,7 +45,8 @@ class Endpoint:
     def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         call = read_call(environ)
         fault = self._world.faults.meet(call)
-        refusal = self._world.credentials.refuse(call) or self._world.permissions.refuse(call)
+        with self._world.launching:
+            refusal = self._world.credentials.refuse(call) or self._world.permissions.refuse(call)
         if refusal is not None:
             return refusal.send(start)
         if fault is None:

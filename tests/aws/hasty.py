@@ -1,7 +1,7 @@
 """The command line in a hurry: `python tests/aws/hasty.py <arguments of spotrun>`.
 
 The controller's pauses towards AWS are made for days and for other people's bills: a list every 15 s, minutes until a pool
-that refused is asked again. Here they are a second, so that a whole job with three machines takes one; nothing else is
+that refused is asked again. Here they are seconds, so that a whole job with three machines takes one; nothing else is
 changed, and the tests at the true pace are marked as such. `HASTY_LEASE_S` shortens the lease of attempts.
 """
 
@@ -20,7 +20,7 @@ import spotrun.providers.ec2.roll as roll  # noqa: E402
 from spotrun.cli.main import run  # noqa: E402
 
 LIST_S = 0.5
-PAUSE = timedelta(seconds=1)
+PAUSE = timedelta(seconds=5)
 
 
 def hurry() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -119,7 +119,7 @@ class User:
 
     def launch(self, job: Mapping[str, Any], *, hasty: bool = True, **environment: str) -> subprocess.Popen[bytes]:
         """Hands a job in and follows it; returns once it is in the journal."""
-        (self.work / "job.yaml").write_text(yaml.safe_dump(dict(job)))
+        self.write(job)
         before = len(self.jobs())
         process = self.start("launch", "job.yaml", "--follow", "--yes", hasty=hasty, **environment)
         until(
@@ -127,6 +127,15 @@ class User:
         )
         assert len(self.jobs()) > before, self.said()
         return process
+
+    def write(self, job: Mapping[str, Any]) -> None:
+        """Writes the job file."""
+        (self.work / "job.yaml").write_text(yaml.safe_dump(dict(job)))
+
+    def forget(self) -> None:
+        """The home is lost."""
+        shutil.rmtree(self.home)
+        self.home.mkdir()
 
     def jobs(self) -> tuple[str, ...]:
         """Their ids."""
@@ -190,7 +199,7 @@ class User:
 
     def settled(self, process: subprocess.Popen[bytes] | None = None) -> None:
         """Waits until nothing is left in the account and, if given, a process has ended well."""
-        self.until(lambda: not self._world.leftovers(), "nothing to be left")
+        until(lambda: not self._world.leftovers(), "nothing to be left", told=lambda: f"{self._world.leftovers()}")
         if process is not None:
             self.until(lambda: process.poll() is not None, "the command to end")
             assert process.returncode == 0, self.said()
@@ -221,8 +230,3 @@ def folder_job(user: User, **more: Any) -> dict[str, Any]:
         "environment": {"REMOTE": str(user.remote)},
         **more,
     }
-
-
-def dumps(value: Any) -> str:
-    """For messages."""
-    return json.dumps(value, indent=1, default=str)

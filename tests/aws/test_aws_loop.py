@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+from spotrun.job import EndReason
+
 from .runner import Runner
 from .stage import User, folder_job
 from .world import World
 
 
 def test_a_job_survives_a_notice_and_goes_on_in_another_zone(world: World, runner: Runner, user: User) -> None:
-    """The notice is answered by a save; EC2 takes the machine; the next one goes on from that very step."""
+    """The notice is answered by a save; EC2 takes the machine, free of charge; the next one goes on from that very step."""
     process = user.launch(folder_job(user))
     first = user.training(1)
     user.committed(at_least=5)
@@ -21,5 +25,54 @@ def test_a_job_survives_a_notice_and_goes_on_in_another_zone(world: World, runne
     assert second.zone_id != first.zone_id
     user.finish()
     job = user.ended()
+    assert (job.interruptions, job.failures) == (1, 0)
+    user.settled(process)
+    ends = {seen.id: seen.reason for seen in world.instances()}
+    assert ends == {first.id: "Server.SpotInstanceTermination", second.id: "Client.InstanceInitiatedShutdown"}
+    assert "Free of charge: attempt 1" in user.spotrun("report").stdout
+
+
+def test_a_job_survives_the_loss_of_a_machine_without_a_notice(world: World, runner: Runner, user: User) -> None:
+    """Nothing on the machine gets to know; the next one goes on from the newest commit, and the rest is lost work."""
+    process = user.launch(folder_job(user))
+    first = user.training(1)
+    user.committed(at_least=10)
+    runner.kill(first.id)
+    committed = user.committed(at_least=10)
+    second = user.training(2)
+    assert user.resumed_at(2) == committed
+    assert second.zone_id != first.zone_id
+    user.finish()
+    job = user.ended()
+    assert [attempt.end_reason for attempt in job.attempts] == [EndReason.INTERRUPTED, EndReason.EXITED]
     assert job.interruptions == 1
     user.settled(process)
+
+
+def test_a_stopped_job_saves_and_its_machine_is_gone(world: World, runner: Runner, user: User) -> None:
+    """The stop reaches the training through the store; it saves, the machine ends itself, the job is Stopped."""
+    process = user.launch(folder_job(user))
+    user.training(1)
+    user.committed(at_least=5)
+    user.spotrun("stop", user.jobs()[-1])
+    saved = user.saved_at(1)
+    user.ended("Stopped")
+    assert user.committed(at_least=saved) == saved
+    user.settled()
+    user.until(lambda: process.poll() is not None, "the command to end")
+    assert process.returncode == 1  # not what was wanted of it
+
+
+def test_a_job_needs_no_terminal_and_no_hurry(world: World, runner: Runner, user: User) -> None:
+    """As a user types it: the command returns, a controller in the background sees to the rest at its own pace."""
+    job = folder_job(user)
+    user.write(job)
+    told = user.spotrun("launch", "job.yaml", "--yes").stdout
+    assert f"spotrun status {user.jobs()[-1]}" in told
+    user.training(1)
+    user.committed(at_least=5)
+    user.finish()
+    user.ended()
+    user.settled()
+    status = json.loads(user.spotrun("status", "--json").stdout)
+    assert status["phase"] == "Completed"

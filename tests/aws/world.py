@@ -85,7 +85,7 @@ class World:
         self.scores: dict[str, int] = {}
         self.quotas: dict[tuple[str, str], float] = {}
         self.credentials = Credentials()
-        self.permissions = Permissions()
+        self.permissions = Permissions(self)
         self.tokens = Tokens()
         self.launching = threading.RLock()
         self.image_parameters = {IMAGE_PARAMETER, PYTORCH_PARAMETER}

@@ -1,0 +1,101 @@
+"""Whole jobs when AWS does not do as it is asked: nothing is launched twice, nothing is lost, and the job says why it waits."""
+
+from __future__ import annotations
+
+from .fault import Loss
+from .runner import Runner
+from .stage import User, folder_job
+from .world import World
+
+
+def test_lost_answers_of_every_call_that_changes_something_make_no_second_machine(
+    world: World, runner: Runner, user: User
+) -> None:
+    """Template, fleet, deletion: each takes effect while its answer is lost. The end of a machine: see `reap`."""
+    lost = [world.faults.lose("ec2", name) for name in ("CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate")]
+    process = user.launch(folder_job(user))
+    first = user.training(1)
+    assert [seen.id for seen in world.instances()] == [first.id]
+    user.committed(at_least=5)
+    runner.kill(first.id)
+    user.training(2)
+    user.finish()
+    user.ended()
+    user.settled(process)
+    assert len(world.instances()) == 2
+    assert len(user.job().attempts) == 2
+    assert [fault.met for fault in lost] == [1, 1, 1]
+
+
+def test_a_job_waits_while_no_zone_has_capacity_says_why_and_goes_on(world: World, runner: Runner, user: User) -> None:
+    """Nothing is bought meanwhile, least of all on demand; a throttled call and a quota are told apart from it."""
+    world.capacity.set(0, market="spot")
+    world.faults.fail("ec2", "CreateFleet", "RequestLimitExceeded", times=2)
+    process = user.launch(folder_job(user))
+    reason = user.until(lambda: "no capacity" in user.job().wait_reason and user.job().wait_reason, "the reason")
+    assert "use1-az" in reason
+    assert "no capacity" in user.spotrun("status").stdout
+    world.capacity.refuse("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded", market="spot")
+    user.until(lambda: "quota" in user.job().wait_reason, "the quota to be named")
+    assert world.instances() == []
+    world.faults.fail("ec2", "DescribeInstances", "RequestLimitExceeded", times=5)
+    world.capacity.free()
+    user.until(lambda: len(world.instances()) == 1, "a machine")
+    user.training(len(user.job().attempts))
+    user.finish()
+    job = user.ended()
+    assert [attempt.market for attempt in job.attempts if attempt.instance_id] == ["spot"]
+    user.settled(process)
+
+
+def test_expired_credentials_end_no_training_and_new_ones_are_found(world: World, runner: Runner, user: User) -> None:
+    """The machine has keys of its own and goes on; the controller says what to do, and sees the job through afterwards."""
+    process = user.launch(folder_job(user))
+    user.training(1)
+    before = user.committed(at_least=5)
+    world.credentials.expire(user.keys["AWS_ACCESS_KEY_ID"])
+    user.until(lambda: "credentials" in user.said().lower(), "the controller to say so")
+    after = user.committed(at_least=before + 10)
+    assert after > before
+    assert user.job().ended_at is None
+    world.credentials.renew(user.keys["AWS_ACCESS_KEY_ID"])
+    user.finish()
+    job = user.ended()
+    assert (len(job.attempts), job.failures) == (1, 0)
+    user.settled(process)
+
+
+def test_a_controller_may_be_killed_at_any_step(world: World, runner: Runner, user: User) -> None:
+    """After the template, after the fleet, during the training: the next controller finds what there is, and no more."""
+    gates = [world.faults.hold("ec2", name, loss=Loss.AFTER) for name in ("CreateLaunchTemplate", "CreateFleet")]
+    controller = user.launch(folder_job(user))
+    for gate in gates:
+        assert gate.reached.wait(120), user.said()
+        controller.kill()
+        controller.wait()
+        gate.open()
+        controller = user.drive()
+    only = user.training(1)
+    user.committed(at_least=5)
+    controller.kill()
+    controller.wait()
+    controller = user.drive()
+    user.finish()
+    job = user.ended()
+    assert len(job.attempts) == 1
+    user.settled(controller)
+    assert [seen.id for seen in world.instances()] == [only.id]
+
+
+def test_of_two_controllers_one_acts_and_the_other_takes_over(world: World, runner: Runner, user: User) -> None:
+    """They share a journal; there is one machine, and the death of the one that acts is not the job's."""
+    first = user.launch(folder_job(user))
+    second = user.drive()
+    only = user.training(1)
+    user.committed(at_least=5)
+    first.kill()
+    first.wait()
+    user.finish()
+    user.ended()
+    user.settled(second)
+    assert [seen.id for seen in world.instances()] == [only.id]
