@@ -27,7 +27,7 @@ from spotrun.checkpoint import hold
 from spotrun.job.message import Ask, Request
 from spotrun.store import BlobStore, open_store
 
-_CHILD_LIMIT_S = 60.0
+_CHILD_LIMIT_S = 150.0
 
 
 def serve() -> dict[str, Any] | None:

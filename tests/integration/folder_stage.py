@@ -23,7 +23,7 @@ from spotrun.job.spec import JobSpec
 from spotrun.store import CommitEntry, FileStore, read_log, read_manifest
 
 SCALE = 100.0
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 T = TypeVar("T")
 
 # Counts. Saves every `every` numbers, into a file of its own by rename; reads the newest when it starts. With `handler` it

@@ -34,7 +34,7 @@ assert torch.distributed.device_mesh
 assert torch.distributed.checkpoint
 assert spotrun.checkpoint.dcp
 
-_LIMIT_S = 60.0
+_LIMIT_S = 150.0  # generous: machines that run tests are busy
 
 
 def serve() -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from spotrun.job.spec import JobSpec
 from spotrun.store import FileStore
 
 SCALE = 100.0
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 PLACE = Place(1)
 HUGE_LEASE_S = 1e6
 

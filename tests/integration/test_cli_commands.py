@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-DEADLINE_S = 90.0
+DEADLINE_S = 150.0
 QUICK = {"time_scale": 200, "launch_delay": "10s", "market": {"mean_up": "300d", "mean_down": "1s", "zones": 2}}
 
 

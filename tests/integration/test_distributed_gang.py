@@ -20,7 +20,6 @@ from spotrun.store.tag import read_tags
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "SPOTRUN_RANK_TIMEOUT": "2",
     "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
     "TORCH_CPP_LOG_LEVEL": "FATAL",
 }
@@ -36,7 +35,10 @@ class Nursery:
     def at(self, place: Path) -> Nursery:
         return Nursery(self._process, place)
 
-    def train(self, world: int, *arguments: object, script: str = "gang_small.py", **more: Any) -> Trained:
+    def train(
+        self, world: int, *arguments: object, script: str = "gang_small.py", silence_s: int = 120, **more: Any
+    ) -> Trained:
+        """Trains to the end of all processes; `silence_s` without a sign of life makes one count as dead."""
         out = self.place / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -44,7 +46,7 @@ class Nursery:
             "world": world,
             "argv": [str(HERE / script), str(out), *map(str, arguments)],
             "cwd": str(self.place),
-            "environment": ENVIRONMENT,
+            "environment": {**ENVIRONMENT, "SPOTRUN_RANK_TIMEOUT": str(silence_s)},
             "output": str(self.place / "told"),
             **more,
         }
@@ -176,7 +178,7 @@ def test_a_step_of_other_samples_is_refused(nursery: Nursery) -> None:
 def test_a_death_in_a_save_loses_nothing_and_strands_nobody(nursery: Nursery, tmp_path: Path, death: str) -> None:
     """One of two dies before its blobs, after them, before the commit or after it; the other ends, and a resume works."""
     phase, rank = death.split(":")
-    ended = nursery.train(2, "--steps", 8, "--save-at", 3, "--die", death)
+    ended = nursery.train(2, "--steps", 8, "--save-at", 3, "--die", death, silence_s=2)
     assert ended.codes[int(rank)] == -signal.SIGKILL
     assert ended.codes[1 - int(rank)] == 1
     committed = [entry.step for entry in nursery.commits]

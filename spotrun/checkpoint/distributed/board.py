@@ -87,7 +87,7 @@ class Board:
         beat, heard, pause = b"", began, _LOOK_S[0]
         while not self._is_there(key, what):
             now = self._wall.monotonic()
-            if pause >= _LOOK_S[1]:  # it takes long: is anybody there?
+            if pause >= _LOOK_S[1] or now - heard > self.silence_s:  # it takes long: is anybody there?
                 # Asked for first: reading what is not there would hold the store, also against the training.
                 fresh = self._read(f"beat/{sender}", what) if self._is_there(f"beat/{sender}", what) else b""
                 if fresh != beat:

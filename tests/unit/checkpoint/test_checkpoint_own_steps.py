@@ -86,3 +86,15 @@ def test_an_edit_after_the_step_is_noticed(store: MemoryStore) -> None:
     assert steps == [1, 3, 4]
     (warning,) = run._parts.reporter.progress.warnings
     assert "was changed outside of its optimizer's step" in warning
+
+
+def test_an_edit_that_nothing_counts_is_why_it_must_be_said(store: MemoryStore) -> None:
+    """One element is clipped through `.data` after the step: what was saved before is the state of its boundary all the same."""
+
+    def clip(model: nn.Module, step: int) -> None:
+        model.weight.data[step, step] = 0.0
+
+    run, later, weights = train(4, overlap=False, edit=clip)
+    assert later == [0, 0, 0, 0]
+    assert committed() == weights[4]
+    assert run._parts.reporter.progress.warnings == ()
