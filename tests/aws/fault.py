@@ -33,6 +33,7 @@ class Fault:
     times: int = 1
     match: str = ""  # a regular expression that the body, or the path of an S3 request, must contain
     access_key: str = "*"
+    region: str = "*"
     loss: Loss = Loss.BEFORE
     gate: Gate | None = None
     met: int = 0  # how many calls it has met
@@ -44,6 +45,7 @@ class Fault:
             and fnmatch.fnmatch(call.service, self.service)
             and fnmatch.fnmatch(call.operation, self.operation)
             and fnmatch.fnmatch(call.access_key, self.access_key)
+            and fnmatch.fnmatch(call.region, self.region)
             and re.search(self.match, call.body.decode(errors="replace") or call.path) is not None
         )
 

@@ -315,7 +315,8 @@ REFUSALS = [
 def test_refusals_come_as_errors_or_beside_instances(
     make: Make, world: World, code: str, error: type[ProviderError], beside: bool
 ) -> None:
-    """CreateFleet answers either way, and both mean the same."""
+    """CreateFleet answers either way, and both mean the same: but for an answer that says nothing, as after a request that
+    was throttled. Beside instances that are not there it is final, since the token would give the same answer again."""
     provider = make()
     offer = spot(provider)
     if beside:
@@ -324,7 +325,8 @@ def test_refusals_come_as_errors_or_beside_instances(
         world.faults.fail("ec2", "CreateFleet", code)
     with pytest.raises(ProviderError) as refusal:
         provider.launch(order(offer))
-    assert type(refusal.value) is error
+    final = beside and error in (Throttled, CredentialsExpired, ProviderError)
+    assert type(refusal.value) is (CapacityRefused if final else error)
     assert not world.instances()
 
 
@@ -427,9 +429,24 @@ def test_a_region_that_cannot_be_reached_hides_no_machine(make: Make, world: Wor
         order(next(it for it in provider.offers() if it.region == "us-west-2" and it.market is MarketKind.SPOT))
     )
     assert len(seen(provider, clock)) == 1
-    world.faults.fail("ec2", "DescribeInstances", "Unavailable", times=4, match="us-west-2|Action")
+    world.faults.fail("ec2", "DescribeInstances", "Unavailable", times=4, region="us-west-2")
     clock.pass_time(16)
     with pytest.raises(ProviderError):
+        provider.observe(JOB)
+
+
+def test_a_region_that_is_not_enabled_is_left_out_and_said(make: Make, world: World, clock: HandClock) -> None:
+    """EC2 calls it bad credentials; but the other region takes them. Where none does, they are bad."""
+    provider = make(resources={"instance_types": ["g5.xlarge"], "regions": ["us-east-1", "us-west-2"]})
+    world.faults.fail("ec2", "*", "AuthFailure", times=1000, region="us-west-2")
+    assert {offer.region for offer in provider.offers()} == {"us-east-1"}
+    assert any(each.fault.startswith("us-west-2: AWS did not accept") for each in provider.candidates())
+    assert provider.observe(JOB) == []
+    world.faults.fail("ec2", "*", "AuthFailure", times=1000, region="us-east-1")
+    clock.pass_time(100_000)
+    with pytest.raises(CredentialsExpired):
+        provider.offers()
+    with pytest.raises(CredentialsExpired):
         provider.observe(JOB)
 
 

@@ -124,7 +124,12 @@ class Ec2Provider:
             return self._launched(request, answer.instance_ids)
         self._end(answer.instance_ids, offer.region)  # part of a gang trains nothing
         self._drop_template(request.token, offer.region)
-        raise refusal(deciding(answer.refusals), doing=f"to launch {offer.pool}", pool=offer.pool)
+        decided = deciding(answer.refusals)
+        if (
+            decided.kind not in REFUSALS
+        ):  # beside no instances even a throttled try is over: its token would answer the same
+            raise CapacityRefused(offer.pool, str(decided))
+        raise refusal(decided, doing=f"to launch {offer.pool}", pool=offer.pool)
 
     def observe(self, job_id: str) -> Sequence[Instance]:
         """See `Provider.observe`. As of at most 15 seconds ago. Templates of attempts that are over are removed."""

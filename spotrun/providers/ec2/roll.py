@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from spotrun.clock import Clock
-from spotrun.errors import ProviderError, Throttled
+from spotrun.errors import CredentialsExpired, ProviderError, Throttled
 from spotrun.providers.ec2.account import Account
 from spotrun.providers.ec2.catalog import Catalog
 from spotrun.providers.ec2.request import MANAGED_TAG
@@ -49,8 +49,19 @@ class Roll:
         Raises:
             ProviderError: a region could not be asked.
         """
+        found: list[Seen] = []
+        refused: list[CredentialsExpired] = []
+        answered = False
         with self._lock:
-            return [it for name in regions for it in self._of(name) if it.instance.job_id == job_id]
+            for name in regions:
+                try:
+                    found += (it for it in self._of(name) if it.instance.job_id == job_id)
+                    answered = True
+                except CredentialsExpired as error:
+                    refused.append(error)  # so EC2 calls it, too, when a region is not enabled for the account
+        if refused and not answered:
+            raise refused[0]
+        return found
 
     def _of(self, name: str) -> tuple[Seen, ...]:
         region = self._regions.setdefault(name, _Region())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from spotrun.errors import ProviderError, SpecError, SpotrunError
 from spotrun.job.spec import JobSpec
 from spotrun.market.offer import MarketKind
 from spotrun.providers.ec2.aws import Aws
@@ -37,14 +38,24 @@ class Shelf:
         return self._spec.resources.regions or (self._aws.account.home_region(),)
 
     def candidates(self) -> list[Candidate]:
-        """Every pool of the job's types and regions; those with a fault are not to be launched.
+        """Every pool of the job's types and regions; those with a fault are not to be launched. A region that cannot be used
+        is one candidate with its fault, as long as another one can.
 
         Raises:
-            SpecError: no type is what was asked for.
-            ProviderError: it could not be asked.
+            SpecError: no type of any region is what was asked for.
+            ProviderError: no region could be asked.
         """
         resources = self._spec.resources
-        found = [candidate for region in self.regions for candidate in self._of(region)]
+        found: list[Candidate] = []
+        errors: dict[str, SpotrunError] = {}
+        for region in self.regions:
+            try:
+                found += self._of(region)
+            except (ProviderError, SpecError) as error:
+                errors[region] = error
+        if len(errors) == len(self.regions):
+            raise next(iter(errors.values()))
+        found += (_unusable(region, error) for region, error in errors.items())
         return faulted(found, nodes=resources.nodes, alike=not resources.instance_types)
 
     def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -97,6 +108,19 @@ class Shelf:
                         quota=aws.quotas.of(name, region, market),
                         fault=placed,
                     )
+
+
+def _unusable(region: str, error: SpotrunError) -> Candidate:
+    return Candidate(
+        region=region,
+        zone=region,
+        instance_type="any",
+        market=MarketKind.SPOT,
+        vcpus=0,
+        price_usd_per_hour=None,
+        on_demand_usd_per_hour=None,
+        fault=f"{region}: {error}",
+    )
 
 
 def _markets(known: MachineType) -> Iterator[MarketKind]:
