@@ -91,6 +91,8 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
     if beat is not None and beat.notice_deadline is not None and attempt is not None:
         left = format_duration(max(beat.notice_deadline - now, timedelta(0)))
         rows.append(("notice", Text(f"this machine goes in {left}", style="bold yellow")))
+    elif beat is not None and beat.recommended_at is not None and attempt is not None:
+        rows.append(("notice", Text("an interruption of this machine has become likely", style="yellow")))
     if silent := _silent(beat):
         rows.append(("output", Text(silent, style="yellow")))
     if news is not None:
@@ -111,9 +113,13 @@ def _news(job: Job, beat: Heartbeat | None) -> Progress | None:
 
 
 def _silent(beat: Heartbeat | None) -> str:
-    """What is seen of a command that runs and never attached; empty if none does."""
+    """What is seen of setup commands, or of a command that runs and never attached; empty if none does."""
     progress = beat.progress if beat is not None else None
-    if progress is None or progress.output_bytes is None or progress.phase is not TrainingPhase.TRAINING:
+    if progress is None or progress.output_bytes is None:
+        return ""
+    if progress.phase is TrainingPhase.SETUP:
+        return f"setting up, {format_bytes(progress.output_bytes)} printed"
+    if progress.phase is not TrainingPhase.TRAINING:
         return ""
     return f"{format_bytes(progress.output_bytes)} printed; the script has not called spotrun.attach: nothing is saved"
 

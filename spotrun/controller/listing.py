@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pathspec
@@ -30,6 +31,7 @@ _SECRET_NAMES = (
 )  # fmt: skip
 _SECRET_FOLDERS = frozenset({".aws", ".ssh", ".gnupg", ".kube"})
 _GIT_WALL_S = 120.0  # a repository of a million files takes seconds
+_FILES_MAX = 100_000  # a large repository has half of that; a home directory has more
 _SUBMODULES_DEEP = 8  # submodules in submodules, bounded
 
 
@@ -56,6 +58,11 @@ def code_files(directory: Path) -> Listing:
     """
     found = _asked_of_git(directory, _SUBMODULES_DEEP)
     names = _walked(directory) if found is None else found
+    if len(names) > _FILES_MAX:
+        raise SpecError(
+            f"code: {directory} has more than {_FILES_MAX} files. Nothing was submitted; is it the right directory? Name data "
+            "in .gitignore, and give it as inputs"
+        )
     files, secrets, leaving = [], [], []
     for name in sorted(set(names)):
         path = directory / name
@@ -101,7 +108,7 @@ def _asked_of_git(directory: Path, depth: int) -> list[str] | None:
 
 def _walked(directory: Path) -> list[str]:
     """Every file that no `.gitignore` on the way to it excludes."""
-    return list(_below(directory, "", ()))
+    return list(islice(_below(directory, "", ()), _FILES_MAX + 1))
 
 
 def _below(directory: Path, base: str, rules: tuple[tuple[str, pathspec.GitIgnoreSpec], ...]) -> Iterator[str]:

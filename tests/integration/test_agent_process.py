@@ -308,6 +308,28 @@ def test_a_command_that_completes_leaves_log_metrics_outputs_and_its_outcome(mac
     assert machine.processes() == []
 
 
+def test_setup_commands_and_caches_work_on_a_users_own_computer_too(machine: Machine) -> None:
+    """Each attempt sets up before its inputs come; a folder of the working directory is kept in the store."""
+    (machine.root / "set_up.py").write_text(
+        "from pathlib import Path\nPath('kept').mkdir()\nPath('kept/x').write_text('1')"
+    )
+    machine.start(
+        ("python", "-c", "print(open('kept/x').read())"), setup=["python set_up.py"], cache=["kept", "~/.cache/pip"]
+    )
+    told = machine.end()
+    assert told.outcome is Outcome.COMPLETED, machine.log()
+    assert told.progress is not None
+    assert told.progress.setup_at is not None
+    assert told.progress.setup_until is not None
+    lines = [line for line in machine.log().splitlines() if line == "1" or "setup" in line or "cache" in line]
+    assert lines[0] == "[spotrun] cache ~/.cache/pip: it is in this computer's own home, where it stays anyway"
+    assert lines[2:] in (  # kept behind the command, which may end before
+        ["[spotrun] setup: python set_up.py", "1", "[spotrun] cache kept: 1 files kept, 10.2 kB"],
+        ["[spotrun] setup: python set_up.py", "[spotrun] cache kept: 1 files kept, 10.2 kB", "1"],
+    )
+    assert len(machine.store.list("cache/")) == 2
+
+
 def test_a_command_that_fails_tells_its_exit_code_and_last_lines(machine: Machine) -> None:
     """What a user needs to see first."""
     machine.start(("python", "-c", "import sys; [print(n) for n in range(100)]; sys.exit(3)"))

@@ -44,7 +44,10 @@ def credentials() -> tuple[str, str, str | None]:
         env = os.environ
         return env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env.get("AWS_SESSION_TOKEN")
     folder = "iam/security-credentials/"
-    found = json.loads(metadata(folder + metadata(folder).split()[0]))
+    try:
+        found = json.loads(metadata(folder + metadata(folder).split()[0]))
+    except urllib.error.HTTPError as err:
+        raise OSError(f"this instance has no role, see ec2.instance_profile ({err})") from err
     return found["AccessKeyId"], found["SecretAccessKey"], found["Token"]
 
 

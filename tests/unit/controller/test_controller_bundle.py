@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import spotrun
-from spotrun.controller import Journal, Outside, real_outside, submit
+from spotrun.controller import Journal, Outside, listing, real_outside, submit
 from spotrun.controller.bundle import packed
 from spotrun.controller.listing import code_files
 from spotrun.controller.pack import pack
@@ -152,6 +152,19 @@ def test_links_that_leave_stay_here(tmp_path: Path) -> None:
     listing = code_files(directory)
     assert listing.files == ("inside", "package/a.py")
     assert listing.leaving == ("absolute", "outside", "sly")
+
+
+@pytest.mark.parametrize("repository", [True, False])
+def test_a_directory_of_too_many_files_is_not_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: bool
+) -> None:
+    """A home directory, say: the question comes before the minutes that packing it takes."""
+    monkeypatch.setattr(listing, "_FILES_MAX", 2)
+    files(tmp_path, "a.py", "b.py", "c/d.py")
+    if repository:
+        git(tmp_path, "init")
+    with pytest.raises(SpecError, match=r"has more than 2 files\. Nothing was submitted; is it the right directory\?"):
+        code_files(tmp_path)
 
 
 def packed_bytes(directory: Path, names: Sequence[str], bytes_max: int = 10**9) -> bytes:
