@@ -17,6 +17,7 @@ from spotrun.cli import (
     iam,
     launch,
     logs,
+    plan,
     prices,
     prove,
     ps,
@@ -58,6 +59,7 @@ def main(
 
 app.command("run")(run_verb.run)
 app.command("launch")(launch.launch)
+app.command("plan")(plan.plan)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
 app.command("logs")(logs.logs)

@@ -13,6 +13,7 @@ from spotrun.job import (
     Job,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Noticed,
     Phase,
     Placed,
@@ -54,6 +55,8 @@ def _sentence(event: Event, before: Job | None) -> str:
             return ""  # told with its answer
         case Waited():
             return event.reason
+        case MoveDecided():
+            return f"attempt {event.attempt}: saving, then moving to {event.pool}: {event.reason}"
         case Launched():
             return _launched(event, before)
         case LaunchRefused():

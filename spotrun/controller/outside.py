@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from spotrun.clock import Clock, ScaledClock, SystemClock
-from spotrun.controller.placing import place
-from spotrun.job import Job, JobSpec, Placed, Waited
+from spotrun.controller.placing import move, place
+from spotrun.job import Job, JobSpec, MoveDecided, Placed, Waited
 from spotrun.market.offer import Offer
 from spotrun.providers.connect import Connector
 from spotrun.providers.provider import Provider
 from spotrun.store import BlobStore, Patience, RetryingStore, open_store
 
-__all__ = ["Connect", "JobClock", "Outside", "Placement", "job_clock", "real_outside"]
+__all__ = ["Connect", "JobClock", "Moving", "Outside", "Placement", "job_clock", "real_outside"]
 
 # A controller's turn comes again in seconds, and its lease does not outlive a long wait.
 _PATIENCE = Patience(total_s=2.0, longest_s=1.0)
@@ -45,6 +45,7 @@ class Connect(Protocol):
 
 
 Placement: TypeAlias = Callable[[Job, Sequence[Offer], datetime], Placed | Waited]
+Moving: TypeAlias = Callable[[Job, Sequence[Offer], datetime], MoveDecided | None]
 
 
 def _unchanged(spec: JobSpec) -> JobSpec:
@@ -63,6 +64,7 @@ class Outside:
         wall: wall time, for leases and pauses.
         chance: for job ids and jitter.
         place: the policy that chooses among offers, or waits.
+        move: the policy that says whether an attempt should go on elsewhere.
         complete: fills into a spec what this computer's configuration decides, at submission, for good.
     """
 
@@ -73,6 +75,7 @@ class Outside:
     wall: Clock
     chance: random.Random
     place: Placement = place
+    move: Moving = move
     complete: Callable[[JobSpec], JobSpec] = _unchanged
 
 

@@ -3,24 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from spotrun.job import Job, Placed, Waited, launch_token
+from spotrun.job import Job, JobSpec, MoveDecided, OnShortage, Placed, Waited, launch_token
 from spotrun.market.offer import Offer
-from spotrun.policy.placement import LaunchOffer, Wait, placement
+from spotrun.policy.placement import LOOK, LaunchOffer, Move, Stay, Wait, placement
 from spotrun.policy.situation import situation
 
-__all__ = ["place", "placed"]
+__all__ = ["look", "may_move", "move", "place", "placed"]
+
+_LOOK_WALL_S = 2.0  # a controller on a fast clock looks no more often
 
 
 def place(job: Job, offers: Sequence[Offer], at: datetime) -> Placed | Waited:
     """Where the job's next attempt goes, or until when it waits, by the policy that its limits ask for."""
-    decision = placement(job.spec.limits).decide(situation(job, now=at, offers=offers))
+    policy = placement(job.spec.limits, look=look(job.spec))
+    decision = policy.decide(situation(job, now=at, offers=offers))
     match decision:
         case Wait():
             return Waited(at=at, until=decision.until, reason=decision.reason)
         case LaunchOffer():
             return placed(job, decision.offer, at, reason=decision.reason)
+        case Stay() | Move():
+            raise AssertionError(f"job {job.id} has no machine that could {type(decision).__name__.lower()}")
+
+
+def move(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
+    """Where the work of the attempt that runs should go on instead; None: it stays."""
+    attempt = job.attempt
+    decision = placement(job.spec.limits, look=look(job.spec)).decide(situation(job, now=at, offers=offers))
+    if attempt is None or not isinstance(decision, Move):
+        return None
+    return MoveDecided(
+        at=at,
+        attempt=attempt.number,
+        pool=decision.offer.pool,
+        market=decision.offer.market.value,
+        reason=decision.reason,
+    )
+
+
+def may_move(job: Job) -> bool:
+    """Whether the job has a machine that could be given up for another: one that nobody wants to end, and a user who
+    allows on-demand."""
+    attempt = job.attempt
+    if attempt is None or attempt.instance_id is None or attempt.exit is not None or job.ending is not None:
+        return False
+    is_ending = attempt.stopping_since is not None or attempt.notice_deadline is not None
+    return not is_ending and attempt.trained_until is None and job.spec.limits.on_shortage is OnShortage.ON_DEMAND
+
+
+def look(spec: JobSpec) -> timedelta:
+    """How often it is asked whether a job should move, in job time."""
+    scale = spec.local.time_scale if spec.provider == "local" else 1.0
+    return max(LOOK, timedelta(seconds=_LOOK_WALL_S * scale))
 
 
 def placed(job: Job, offer: Offer, at: datetime, *, reason: str) -> Placed:

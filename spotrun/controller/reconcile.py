@@ -25,6 +25,7 @@ from spotrun.controller.journal import Journal
 from spotrun.controller.lease import Lease
 from spotrun.controller.mailbox import Mailbox
 from spotrun.controller.outside import JobClock, Outside
+from spotrun.controller.placing import look, may_move
 from spotrun.controller.sighting import Lookout, orphans
 from spotrun.controller.stage import Stage, lease_life
 from spotrun.controller.timing import Pace, Timing, at_least
@@ -167,6 +168,7 @@ class Reconciler:
         with self._guarded("prices"):
             spent = to.bill.spent(self.job, self._now())
         self._tick(spent)
+        self._consider_moving(to)
         self._act(to)
         with self._guarded("renew"):
             to.executor.renew(self.job, self._now())
@@ -190,6 +192,15 @@ class Reconciler:
         after, _ = step(self.job, event)
         attempt = self.job.attempt
         return attempt is not None and after.attempt is not None and after.attempt.progress != attempt.progress
+
+    def _consider_moving(self, to: _Connected) -> None:
+        """Asks the policy now and then whether the attempt should go on elsewhere."""
+        if not may_move(self.job) or not self._pace.ready("move"):
+            return
+        with self._guarded("move", again_in_s=self._clock.wall(look(self.job.spec).total_seconds())):
+            event = self._outside.move(self.job, to.stage.provider.offers(), self._now())
+            if event is not None and is_news(self.job, event):
+                self._record(event)
 
     def _act(self, to: _Connected) -> None:
         """Carries out what the job asks for, until it asks for nothing that can be done now."""

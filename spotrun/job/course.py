@@ -12,6 +12,7 @@ from spotrun.job.event import (
     AttemptExited,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Noticed,
     Placed,
     Progressed,
@@ -23,7 +24,7 @@ from spotrun.job.spec import OnShortage
 from spotrun.job.state import Attempt, AttemptPhase, Job, Phase, Refusal
 from spotrun.job.token import launch_token
 
-__all__ = ["exited", "gone", "launch_refused", "launched", "noticed", "placed", "progressed"]
+__all__ = ["exited", "gone", "launch_refused", "launched", "moving", "noticed", "placed", "progressed"]
 
 
 def placed(job: Job, event: Placed) -> Job:
@@ -96,6 +97,18 @@ def launch_refused(job: Job, event: LaunchRefused) -> Job:
     if event.refusal is RefusalKind.DENIED:
         return ended(job, Phase.FAILED, f"the provider denied the launch on {attempt.pool}: {event.answer}")
     return job
+
+
+def moving(job: Job, event: MoveDecided) -> Job:
+    """The attempt is asked to save and end, to go on elsewhere. One that ends anyway, or is over, is left to it."""
+    attempt = _running(job, event)
+    if event.market == "on_demand" and job.spec.limits.on_shortage is OnShortage.WAIT:
+        raise IllegalTransition(f"job {job.id} must never be moved to on-demand: on_shortage is wait", job.story)
+    if attempt is None or attempt.phase is AttemptPhase.UPLOADING:
+        return job
+    if job.ending is not None or attempt.stopping_since is not None or attempt.notice_deadline is not None:
+        return job
+    return _with(job, replace(attempt, stopping_since=job.at, stopping_why=event.reason, moving_to=event.pool))
 
 
 def progressed(job: Job, event: Progressed) -> Job:
@@ -175,14 +188,16 @@ def _refusals_elsewhere(job: Job, attempt: Attempt) -> tuple[Refusal, ...]:
     return tuple(refusal for refusal in job.refusals if refusal.pool != attempt.pool)
 
 
-def _named(job: Job, event: Launched | LaunchRefused | Progressed | Noticed | AttemptExited | AttemptEnded) -> Attempt:
+def _named(
+    job: Job, event: MoveDecided | Launched | LaunchRefused | Progressed | Noticed | AttemptExited | AttemptEnded
+) -> Attempt:
     """The attempt that the event is about."""
     if not 1 <= event.attempt <= len(job.attempts):
         raise IllegalTransition(f"job {job.id} has no attempt {event.attempt}: {event.kind}", job.story)
     return job.attempts[event.attempt - 1]
 
 
-def _running(job: Job, event: Progressed | Noticed | AttemptExited) -> Attempt | None:
+def _running(job: Job, event: MoveDecided | Progressed | Noticed | AttemptExited) -> Attempt | None:
     """The attempt that the event is about, if its command may be running. News that outrun the launch's answer are
     dropped: the documents they come from are read again."""
     attempt = _named(job, event)

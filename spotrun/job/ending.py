@@ -94,7 +94,7 @@ def _failure(attempt: Attempt) -> str | None:
         killer = _signal(attempt.exit)
         how = f"was killed by {killer}" if killer else f"ended with exit code {attempt.exit.exit_code}"
         return f"the command {how}{_last_words(attempt.exit)}"
-    if attempt.exit is None and attempt.training_at is None:
+    if attempt.exit is None and attempt.training_at is None and not attempt.moving_to:
         return f"{_loss(attempt)} before the training began"
     return None
 
@@ -116,7 +116,9 @@ def _losses(job: Job) -> int:
         if attempt.ended_at is None:
             continue
         committed = attempt.progress is not None and attempt.progress.commits > 0
-        if committed or _was_interrupted(attempt) or _left_at_notice(attempt) or _failure(attempt) is not None:
+        if committed or attempt.moving_to or _was_interrupted(attempt) or _left_at_notice(attempt):
+            break
+        if _failure(attempt) is not None:
             break
         count += 1
     return count

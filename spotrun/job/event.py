@@ -23,6 +23,7 @@ __all__ = [
     "Event",
     "LaunchRefused",
     "Launched",
+    "MoveDecided",
     "Noticed",
     "Placed",
     "Progressed",
@@ -101,6 +102,19 @@ class Waited:
     until: datetime
     reason: str
     kind: Literal["waited"] = "waited"
+
+
+@_frozen
+class MoveDecided:
+    """The policy wants the attempt's work to go on in another place, `pool`, of this market: the attempt is asked to save
+    and end, and the next one is placed."""
+
+    at: datetime
+    attempt: int
+    pool: str
+    market: Literal["spot", "on_demand"]
+    reason: str
+    kind: Literal["move_decided"] = "move_decided"
 
 
 @_frozen
@@ -197,6 +211,7 @@ Event: TypeAlias = (
     Submitted
     | Placed
     | Waited
+    | MoveDecided
     | Launched
     | LaunchRefused
     | Progressed

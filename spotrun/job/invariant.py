@@ -87,7 +87,7 @@ def _of_an_attempt(job: Job, attempt: Attempt, number: int) -> Iterator[str]:
         yield f"is {phase.value} with exit {attempt.exit}"
     if (phase is AttemptPhase.ENDED) != (attempt.ended_at is not None and attempt.end_reason is not None):
         yield f"is {phase.value}, ended at {attempt.ended_at} ({attempt.end_reason})"
-    if (attempt.stalled or attempt.unwanted) and attempt.stopping_since is None:
-        yield "is stalled or unwanted and was not asked to stop"
+    if (attempt.stalled or attempt.unwanted or attempt.moving_to) and attempt.stopping_since is None:
+        yield "is stalled, unwanted or moving and was not asked to stop"
     if job.ending is not None and attempt.is_live and attempt.instance_id and attempt.stopping_since is None:
         yield "was not asked to stop, and its job is about to end"

@@ -96,6 +96,7 @@ class Attempt:
     taken: int | None = None  # of an interrupted gang, how many of its machines the provider took
     stopping_since: datetime | None = None  # we want it to save and end
     stopping_why: str = ""
+    moving_to: str = ""  # the pool where its work is to go on, if that is why it is asked to end
     stalled: bool = False
     trained_until: datetime | None = None  # when its training was over: the command ended, or only uploads were left
     unwanted: bool = False  # its machine came after the job had begun to end: there is nothing in it to save

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from typing_extensions import assert_never
 
 from spotrun.errors import IllegalTransition
-from spotrun.job.course import exited, gone, launch_refused, launched, noticed, placed, progressed
+from spotrun.job.course import exited, gone, launch_refused, launched, moving, noticed, placed, progressed
 from spotrun.job.demand import outstanding
 from spotrun.job.ending import intended
 from spotrun.job.event import (
@@ -26,6 +26,7 @@ from spotrun.job.event import (
     Event,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Noticed,
     Placed,
     Progressed,
@@ -139,6 +140,8 @@ def _apply(job: Job, event: Event) -> Job:
             if job.attempt is not None:
                 raise IllegalTransition(f"job {job.id} waits while attempt {job.attempt.number} lives", job.story)
             return replace(moved(job, Phase.PENDING), wait_until=event.until, wait_reason=event.reason)
+        case MoveDecided():
+            return moving(job, event)
         case Launched():
             return launched(job, event)
         case LaunchRefused():

@@ -10,6 +10,7 @@ from spotrun.job.event import (
     Event,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Noticed,
     Placed,
     Progressed,
@@ -38,6 +39,8 @@ def _what(event: Event) -> str:
             return f"attempt {event.attempt} placed on {pool} at ${event.price_usd_per_hour}/h: {event.reason}"
         case Waited():
             return f"waiting until {event.until:%H:%M:%S}: {event.reason}"
+        case MoveDecided():
+            return f"attempt {event.attempt} is to move to {event.pool}: {event.reason}"
         case Launched():
             return f"attempt {event.attempt} launched as {event.instance_id}"
         case LaunchRefused():

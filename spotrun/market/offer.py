@@ -24,7 +24,8 @@ class Offer:
     """Something that can be launched now.
 
     `zone` is a zone id such as `use1-az4` (names differ between accounts); the price is per instance, as seen when the
-    offer was made. Two offers are the same place when their `pool` is the same.
+    offer was made. `up` tells whether there is capacity, `since` since when, where that can be known without a launch: in
+    a simulation; clouds do not tell, and None is for 'not known'. Two offers are the same place when their `pool` is the same.
     """
 
     provider: str
@@ -34,6 +35,8 @@ class Offer:
     market: MarketKind
     price_usd_per_hour: Decimal
     on_demand_usd_per_hour: Decimal
+    up: bool | None = None
+    since: datetime | None = None
 
     @property
     def pool(self) -> str:

@@ -1,6 +1,8 @@
 """Policies: pure functions that decide where to run, when to save, and which commits to keep.
 
-    placement   wait, or launch which offer; on-demand only when asked for and only when the deadline needs it
+    rule        when to be on spot, on demand or idle, as arithmetic over the slack, and the safety layer beneath
+    placement   wait, launch which offer, stay, or move; on-demand only when asked for
+    episode     the rules over recorded markets, by the million hours; `optimum` knows the future
     cadence     how often to save: a fixed interval, or Young and Daly's from measured costs; and what a notice asks for
     retention   which commits to keep
 
@@ -9,25 +11,28 @@ They read no clock: `now` is an argument, so the same policy runs in the control
 
 from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly, notice_save_due
 from spotrun.policy.cooldown import Cooldown, Hold
-from spotrun.policy.placement import Deadline, Decision, Greedy, LaunchOffer, Placement, Wait, placement
+from spotrun.policy.placement import Decision, Greedy, LaunchOffer, Move, Placement, Ruled, Stay, Wait, placement
 from spotrun.policy.retention import Best, CommitFacts, Retention, retention_from_json, retention_from_text
-from spotrun.policy.situation import Interruption, Situation, expected_changeover, situation
+from spotrun.policy.situation import Interruption, Running, Situation, expected_changeover, situation
 
 __all__ = [
     "Best",
     "Cadence",
     "CommitFacts",
     "Cooldown",
-    "Deadline",
     "Decision",
     "FixedInterval",
     "Greedy",
     "Hold",
     "Interruption",
     "LaunchOffer",
+    "Move",
     "Placement",
     "Retention",
+    "Ruled",
+    "Running",
     "Situation",
+    "Stay",
     "Wait",
     "YoungDaly",
     "expected_changeover",

@@ -65,7 +65,7 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
     decide, layer, run = wrap(rule), wrap(safe), wrap(_run)
 
     def episode(scene: Scene, start: int, case: Case, constants: Any, row: NDArray[np.float64]) -> None:
-        gap_s, tick = scene.gap_s, start
+        gap_s, tick, zones = scene.gap_s, start, len(scene.up)
         mode, zone, last_zone, start_s, undone_s = IDLE, -1, -1, 0.0, 0.0
         work_s, elapsed_s = case.work_s, 0.0
         while elapsed_s < case.deadline_s:
@@ -78,7 +78,7 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
             at = zone if mode == SPOT else scene.best[tick]
             age_s = scene.age_s[at, tick] if at >= 0 else 0.0
             left_s = case.deadline_s - elapsed_s
-            view = View(mode, at >= 0, left_s, work_s, start_s, age_s, scene.outage_s[tick], elapsed_s, case)
+            view = View(mode, at >= 0, left_s, work_s, start_s, age_s, scene.outage_s[tick], elapsed_s, zones, case)
             choice = layer(view, SPOT if mode == SPOT else decide(view, constants), undone_s, gap_s)
             if choice != mode:
                 mode, start_s, undone_s = choice, 0.0, 0.0

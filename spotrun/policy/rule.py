@@ -72,6 +72,7 @@ class View(NamedTuple):
     age_s: float  # of the up-run of the best spot pool, if there is one
     outage_s: float  # for how long there has been none
     elapsed_s: float  # since the job began
+    zones: int  # pools that spot may come from
     case: Case
 
 
@@ -114,6 +115,7 @@ class WideningReserveConstants(NamedTuple):
     later_max: float = 0.15  # of the work left, at most
     hope: float = 0.5  # share of all that is kept when an outage begins
     settled_h: float = 2.0  # age of an outage at which all of it is kept
+    zones: float = 0.6  # of more than two zones the reserve falls with this power of half their number
     move: float = 0.5  # changeovers of slack for a move from on-demand to spot
     move_per_hour: float = 0.5  # and for each hour of work left, over 1 + the up-run's age in hours
     loss: float = 0.25  # of the checkpoint interval counts as part of a changeover
@@ -128,7 +130,7 @@ def greedy(view: View, constants: GreedyConstants) -> int:
     """Spot when there is some; otherwise waits until the slack is gone, then stays on demand."""
     if view.mode == ON_DEMAND:
         return ON_DEMAND
-    if view.left_s < view.work_s + constants.net * view.case.changeover_s:
+    if view.left_s <= view.work_s + constants.net * view.case.changeover_s:
         return ON_DEMAND
     return SPOT if view.up else IDLE
 
@@ -142,7 +144,7 @@ def uniform_progress(view: View, constants: GreedyConstants) -> int:
     if view.mode == ON_DEMAND:
         ahead = done_s > pace * (view.elapsed_s + 2.0 * case.changeover_s)
         return SPOT if view.up and ahead else ON_DEMAND
-    if view.left_s < view.work_s + constants.net * case.changeover_s:
+    if view.left_s <= view.work_s + constants.net * case.changeover_s:
         return ON_DEMAND
     if view.up:
         return SPOT
@@ -187,6 +189,8 @@ def widening_reserve(view: View, constants: WideningReserveConstants) -> int:
     settled = min(view.outage_s / 3600.0 / constants.settled_h, 1.0)
     share = constants.hope + (1.0 - constants.hope) * settled
     later_s = view.work_s * min(constants.later_per_hour * work_h, constants.later_max)
+    if view.zones > 2:  # they are seldom all down, and not for long
+        share *= (2.0 / view.zones) ** constants.zones
     reserve_s = changeover_s * (constants.base + share * constants.per_hour * work_h) + share * later_s
     return ON_DEMAND if slack_s < reserve_s else IDLE
 

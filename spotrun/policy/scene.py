@@ -1,11 +1,4 @@
-"""A recorded or generated market as arrays for simulation: ages of runs, prices, and the best zone at each tick.
-
-The best zone of those that are up is the one whose hour of progress is expected to cost least: its price, times what a
-changeover adds over the run that can still be expected of it, and the price of moving there spread over that run. Of an
-up-run that has lasted a hours, about a more hours can be expected in markets whose run lengths are heavy-tailed; a zone
-that was up for more of the last day keeps its runs longer. With one price everywhere that is the zone with the largest
-(age + half a tick) x (availability of the last day + 0.05).
-"""
+"""A recorded or generated market as arrays for simulation: ages of runs, prices, and the best zone at each tick."""
 
 from __future__ import annotations
 
@@ -16,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spotrun.policy.episode import Scene
+from spotrun.policy.zone import hourly_price
 
-__all__ = ["Pool", "hourly_price", "make_scene"]
+__all__ = ["Pool", "make_scene"]
 
 _DAY_S = 86400.0
-_RUN_HOURS_MIN = 0.05  # keeps the price of a run that has just begun finite
-_AVAILABILITY_FLOOR = 0.05  # a zone that was down all day may still be the one that lasts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,21 +31,6 @@ class Pool:
     price: float | NDArray[np.float64] = 1.0
     noticed: NDArray[np.bool_] | None = None
     opened: NDArray[np.bool_] | None = None
-
-
-def hourly_price(
-    price: float, *, age_s: float, availability: float, changeover_s: float = 0.0, moving_price: float = 0.0
-) -> float:
-    """What an hour of progress on a pool is expected to cost; see the module's docstring.
-
-    Args:
-        price: per hour.
-        age_s: of its up-run.
-        availability: the share of the last day for which it was up.
-        changeover_s, moving_price: what a start there takes and costs beside its time.
-    """
-    run_h = max(2.0 * age_s / 3600.0 * (availability + _AVAILABILITY_FLOOR), _RUN_HOURS_MIN)
-    return price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
 
 
 def make_scene(
@@ -124,10 +101,13 @@ def _best(
     changeover_s: float,
     moving_price: float,
 ) -> NDArray[np.int64]:
-    availability = _availability(opened, gap_s)
-    run_h = 2.0 * (age_s + gap_s / 2) / 3600.0 * (availability + _AVAILABILITY_FLOOR)
-    run_h = np.maximum(run_h, 1e-6)
-    expected = price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
+    expected = hourly_price(
+        price,
+        age_s=age_s,
+        availability=_availability(opened, gap_s),
+        changeover_s=changeover_s,
+        moving_price=moving_price,
+    )
     expected = np.where(opened == 1, expected, np.inf)
     best: NDArray[np.int64] = np.where(opened.max(axis=0) == 1, expected.argmin(axis=0), -1).astype(np.int64)
     return best

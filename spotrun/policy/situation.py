@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from spotrun.job import EndReason, Job, Limits, Refusal
-from spotrun.market.offer import Offer
+from spotrun.job import Attempt, EndReason, Job, JobSpec, Limits, Refusal
+from spotrun.market.offer import MarketKind, Offer
 
-__all__ = ["CHANGEOVER", "Interruption", "Situation", "expected_changeover", "situation"]
+__all__ = ["CHANGEOVER", "Interruption", "Running", "Situation", "expected_changeover", "situation", "usual_changeover"]
 
 # From placing an attempt to the training going on where it was: launch, start-up, restore, and the work since the last
 # commit. One RoBERTa start on a V100 took 4 min to launch, 5 to set up and 9 to repeat (Wu et al., NSDI 2024).
@@ -27,6 +27,9 @@ _MEMORY = timedelta(hours=1)
 # A training's speed varies, and another machine is another speed: work that is left is taken to be this much longer.
 _RATE_MARGIN = 1.1
 
+# Young and Daly's interval for a save that stalls half a second and an interruption every two hours is minutes.
+_AUTO_INTERVAL = timedelta(minutes=10)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interruption:
@@ -37,14 +40,35 @@ class Interruption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """The machine that a job has.
+
+    Attributes:
+        market, pool: where it came from.
+        placed_at: when it was decided on.
+        training_at: when its training began, None while it starts.
+    """
+
+    market: MarketKind
+    pool: str
+    placed_at: datetime
+    training_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """A job without a machine, at a moment, before these offers. Durations and instants are in job time.
+    """A job at a moment, before these offers. Durations and instants are in job time.
 
     Attributes:
         trained: training time of all attempts so far, which counts towards `max_run`.
         steps_done: the step that a new attempt would go on from.
         steps_total, steps_per_s: as the training told them, if it did.
         changeover: from losing a machine to going on with the same work on the next one; an upper bound.
+        running: the machine that it has, None if it has none.
+        heading: the pool to which its last machine was given up, if that is why it has none.
+        spot_ended_at: when it last had a spot machine.
+        interval: between its checkpoints, where an interruption costs the work since the last one.
+        rate_margin: work that is left is taken to be this much longer.
     """
 
     now: datetime
@@ -58,6 +82,11 @@ class Situation:
     steps_total: int | None = None
     steps_per_s: float | None = None
     changeover: timedelta = CHANGEOVER
+    running: Running | None = None
+    heading: str = ""
+    spot_ended_at: datetime | None = None
+    interval: timedelta = timedelta(0)
+    rate_margin: float = _RATE_MARGIN
 
     @property
     def deadline(self) -> datetime:
@@ -71,14 +100,35 @@ class Situation:
         if self.steps_total is None or not self.steps_per_s or self.steps_per_s < 0:
             return allowed
         steps_left = max(0, self.steps_total - self.steps_done)
-        seconds = min(steps_left / self.steps_per_s * _RATE_MARGIN, allowed.total_seconds())
+        seconds = min(steps_left / self.steps_per_s * self.rate_margin, allowed.total_seconds())
         return timedelta(seconds=seconds)
 
     @property
+    def total_s(self) -> float:
+        """All of the work in seconds, an upper bound: by steps and their rate, or `max_run`."""
+        if not self.knows_its_end:
+            return self.limits.max_run.total_seconds()
+        assert self.steps_total is not None, "it knows"
+        assert self.steps_per_s, "it knows"
+        return min(self.steps_total / self.steps_per_s * self.rate_margin, self.limits.max_run.total_seconds())
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether the training has told how many steps there are, and how fast they go; if not, `max_run` is all that
+        bounds the work."""
+        return self.steps_total is not None and bool(self.steps_per_s) and (self.steps_per_s or 0) > 0
+
+    @property
+    def starting(self) -> timedelta:
+        """How long the machine that it has may still take until its training goes on."""
+        if self.running is None or self.running.training_at is not None:
+            return timedelta(0)
+        return max(timedelta(0), self.running.placed_at + self.changeover - self.now)
+
+    @property
     def slack(self) -> timedelta:
-        """How long the job can still stand idle and be done by its deadline: time left, less the work, less two
-        changeovers, one to start on spot and one to start again on demand if that is lost."""
-        return self.deadline - self.now - self.work_left - 2 * self.changeover
+        """How long the job can still stand idle and be done by its deadline, without another changeover."""
+        return self.deadline - self.now - self.work_left - self.starting
 
 
 def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: timedelta | None = None) -> Situation:
@@ -88,6 +138,8 @@ def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: t
     done = 0
     if told is not None:
         done = told.last_commit.step if told.last_commit is not None else told.resumed_from or 0
+    spots = [attempt for attempt in job.attempts if attempt.market == MarketKind.SPOT.value and attempt.ended_at]
+    newest = job.attempts[-1] if job.attempts else None
     return Situation(
         now=now,
         submitted_at=job.submitted_at,
@@ -100,19 +152,52 @@ def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: t
         steps_total=None if told is None else told.total_steps,
         steps_per_s=None if told is None else told.steps_per_s,
         changeover=expected_changeover(job) if changeover is None else changeover,
+        running=_running(job.attempt),
+        heading="" if newest is None or newest.is_live else newest.moving_to,
+        spot_ended_at=spots[-1].ended_at if spots else None,
+        interval=_interval(job),
     )
 
 
 def expected_changeover(job: Job) -> timedelta:
-    """From placing the next attempt to the training going on: the longest start of this job so far with a margin, or
-    what is usual for its provider."""
+    """From placing the next attempt to the training going on: the longest start of this job so far, and the longest that
+    a machine took to save and end for a move, with a margin; or what is usual for its provider."""
     starts = [attempt.training_at - attempt.placed_at for attempt in job.attempts if attempt.training_at is not None]
+    ends = [
+        attempt.ended_at - attempt.stopping_since
+        for attempt in job.attempts
+        if attempt.moving_to and attempt.ended_at is not None and attempt.stopping_since is not None
+    ]
     if starts:
-        return max(starts) * _START_MARGIN
-    if job.spec.provider == "local":
-        local = job.spec.local
+        return (max(starts) + max(ends, default=timedelta(0))) * _START_MARGIN
+    return usual_changeover(job.spec)
+
+
+def usual_changeover(spec: JobSpec) -> timedelta:
+    """What a changeover takes on the spec's provider, before anything was measured."""
+    if spec.provider == "local":
+        local = spec.local
         return local.launch_delay + timedelta(seconds=_LOCAL_START_WALL_S * local.time_scale)
     return CHANGEOVER
+
+
+def _running(attempt: Attempt | None) -> Running | None:
+    if attempt is None:
+        return None
+    return Running(
+        market=MarketKind(attempt.market),
+        pool=attempt.pool,
+        placed_at=attempt.placed_at,
+        training_at=attempt.training_at,
+    )
+
+
+def _interval(job: Job) -> timedelta:
+    """How much work an interruption may cost: the checkpoint interval; ten minutes where it is chosen by cost."""
+    checkpoint = job.spec.checkpoint
+    if checkpoint is None:
+        return job.spec.limits.max_run  # nothing is ever saved
+    return checkpoint.interval if isinstance(checkpoint.interval, timedelta) else _AUTO_INTERVAL
 
 
 def _interruptions(job: Job, since: datetime) -> tuple[Interruption, ...]:

@@ -20,6 +20,7 @@ from spotrun.job import (
     Launch,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Noticed,
     Outcome,
     Phase,
@@ -78,6 +79,10 @@ def placed(attempt: int, minutes: float, *, zone: str = "z1", market: str = "spo
 
 def waited(minutes: float, until: float) -> Waited:
     return Waited(at=at(minutes), until=at(until), reason="no capacity")
+
+
+def move(attempt: int, minutes: float, *, market: str = "spot") -> MoveDecided:
+    return MoveDecided(at=at(minutes), attempt=attempt, pool=f"z2/g5.xlarge/{market}", market=market, reason="cheaper")
 
 
 def launched(attempt: int, minutes: float, *, instance: str | None = None) -> Launched:

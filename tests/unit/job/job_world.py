@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from job_story import JOB, at, gone, launched, noticed, placed, refused, stop, submitted, tick, waited
+from job_story import JOB, at, gone, launched, move, noticed, placed, refused, stop, submitted, tick, waited
 
 from spotrun.job import (
     Action,
@@ -23,6 +23,7 @@ from spotrun.job import (
     Launch,
     Launched,
     LaunchRefused,
+    MoveDecided,
     Outcome,
     Phase,
     Place,
@@ -41,7 +42,7 @@ from spotrun.job import (
 _T = TypeVar("_T")
 Choose = Callable[[Sequence[Any]], Any]
 
-REPEATABLE = (Placed, Launched, LaunchRefused, Progressed, AttemptExited, AttemptEnded)
+REPEATABLE = (Placed, MoveDecided, Launched, LaunchRefused, Progressed, AttemptExited, AttemptEnded)
 
 
 class World:
@@ -120,6 +121,7 @@ class World:
             ways.append(lambda: self._lose(number, EndReason.INTERRUPTED))
             ways.append(lambda: self._lose(number, EndReason.EXITED))
             ways.append(lambda: self.happen(noticed(number, self.minutes, self.minutes + 2)))
+            ways.append(lambda: self.happen(move(number, self.minutes)))
             if attempt.phase is not AttemptPhase.EXITED:
                 ways += [lambda: self._train(number), lambda: self._train(number), lambda: self._exit(number)]
         return ways

@@ -12,6 +12,7 @@ from job_story import (
     exited,
     gone,
     launched,
+    move,
     noticed,
     placed,
     progress,
@@ -93,6 +94,11 @@ ILLEGAL: dict[str, tuple[list[Event], Event, str]] = {
     "a second attempt beside the first": (RUNNING, placed(2, 3), "was placed while attempt 1 may have a machine"),
     "a gap in the numbers": ([submitted()], placed(2, 3), "has 0 attempts; the next cannot be 2"),
     "a token of somebody else's": ([submitted()], replace(placed(1, 3), token="x"), "cannot be 1 with token x"),
+    "a move to on-demand that nobody asked for": (
+        [submitted(), placed(1, 1), launched(1, 2)],
+        move(1, 3, market="on_demand"),
+        "on_shortage is wait",
+    ),
     "on-demand that nobody asked for": ([submitted()], placed(1, 3, market="on_demand"), "on_shortage is wait"),
     "waiting with a machine": (RUNNING, waited(3, 9), "waits while attempt 1 lives"),
     "two machines for one token": (RUNNING, launched(1, 3, instance="i-9"), "got a second machine, i-9"),
@@ -126,6 +132,22 @@ def test_a_job_begins_with_its_submission() -> None:
         fold([])
     with pytest.raises(IllegalTransition, match="with a spec that is none"):
         step(None, Submitted(at=at(0), job_id=JOB, spec={"name": "x"}))
+
+
+def test_a_moving_attempt_is_told_to_save_and_end() -> None:
+    """Through the same words as a stop; where it goes is kept, and that it moved is no failure and no loss."""
+    job = told([submitted(max_restarts=0), placed(1, 1), launched(1, 2), training(1, 3), move(1, 10)])
+    asked = control(job, lease_until=at(20))
+    assert asked is not None
+    assert (asked.ask, asked.reason) == (Ask.STOP, "cheaper")
+    events = [submitted(max_restarts=0)]
+    for number in range(1, 9):
+        minutes = number * 10.0
+        events += [placed(number, minutes), launched(number, minutes), move(number, minutes + 1)]
+        events += [gone(number, minutes + 5, EndReason.TERMINATED)]
+    job = told(events)
+    assert (job.phase, job.failures, job.interruptions) == (Phase.PENDING, 0, 0)
+    assert job.attempts[-1].moving_to == "z2/g5.xlarge/spot"
 
 
 def test_on_demand_is_placed_when_the_user_allowed_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -33,17 +34,21 @@ from spotrun.job import (
 from spotrun.market.offer import MarketKind, Offer
 from spotrun.policy import (
     Cooldown,
-    Deadline,
     Decision,
     Greedy,
     Interruption,
     LaunchOffer,
+    Move,
+    Ruled,
+    Running,
     Situation,
+    Stay,
     Wait,
     expected_changeover,
     placement,
     situation,
 )
+from spotrun.policy.catalogue import RULES
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -86,6 +91,10 @@ def short(decision: Decision) -> str:
     """A decision in a word: the pool, or until when."""
     if isinstance(decision, LaunchOffer):
         return decision.offer.pool.replace("/g5.xlarge", "")
+    if isinstance(decision, Move):
+        return f"move to {decision.offer.pool.replace('/g5.xlarge', '')}"
+    if isinstance(decision, Stay):
+        return "stay"
     minutes = (decision.until - NOON).total_seconds() / 60
     return f"wait {minutes:g}"
 
@@ -127,7 +136,7 @@ HOUR = timedelta(hours=1)
 DEADLINE: dict[str, tuple[Situation, str]] = {
     "slack enough: as the inner policy": (seen(limits=BUY, changeover=HOUR), "z2/spot"),
     "slack enough and no spot: wait": (seen(1, limits=BUY, changeover=HOUR, refusals=RESTING), "wait 60"),
-    "a minute of slack: wait no more than that minute": (seen(239, limits=BUY, changeover=HOUR, offers=()), "wait 240"),
+    "nothing is offered: ask again in five minutes": (seen(239, limits=BUY, changeover=HOUR, offers=()), "wait 244"),
     "no slack left: on demand, even if there is spot": (seen(240, limits=BUY, changeover=HOUR), "z1/on_demand"),
     "the same, when waiting is what the user chose": (seen(240, changeover=HOUR), "z2/spot"),
     "what was trained leaves slack": (seen(240, limits=BUY, changeover=HOUR, trained=HOUR), "z2/spot"),
@@ -178,13 +187,13 @@ DEADLINE: dict[str, tuple[Situation, str]] = {
 @pytest.mark.parametrize(("before", "decision"), DEADLINE.values(), ids=list(DEADLINE))
 def test_on_demand_is_bought_when_the_slack_is_used_up(before: Situation, decision: str) -> None:
     """12 h to do 6 h of work, with 1 h for each changeover: the slack is used up after 4 h."""
-    assert short(Deadline(Greedy()).decide(before)) == decision
+    assert short(Ruled(rule=RULES["greedy"]).decide(before)) == decision
 
 
 def test_the_limits_choose_the_policy() -> None:
     """The user's word is the permission to buy on-demand."""
     assert placement(Limits()) == Greedy()
-    assert placement(Limits(on_shortage="on_demand")) == Deadline(Greedy())
+    assert placement(Limits(on_shortage="on_demand")) == Ruled()
 
 
 SITUATIONS = st.builds(
@@ -223,11 +232,11 @@ def test_whatever_the_situation_a_decision_is_sound(before: Situation) -> None:
     if isinstance(decision, Wait):
         assert decision.until > before.now
     else:
+        assert isinstance(decision, LaunchOffer)
         assert decision.offer in before.offers
         assert decision.offer.pool not in Cooldown().holds(before)
         if decision.offer.market is MarketKind.ON_DEMAND:
             assert before.limits.on_shortage.value == "on_demand"
-            assert before.slack <= timedelta(0)
         else:
             price = decision.offer.price_usd_per_hour
             holds = Cooldown().holds(before)
@@ -277,11 +286,24 @@ REASONS: dict[str, tuple[Situation, str]] = {
             "of max_wait left"
         ),
     ),
-    "on demand": (
-        seen(241, limits=BUY, changeover=HOUR),
+    "waiting for spot under a deadline": (
+        seen(
+            10,
+            limits=BUY,
+            changeover=timedelta(minutes=5),
+            offers=(*SPOT[:1], *ON_DEMAND),
+            interruptions=(lost("z2", 5),),
+        ),
         (
-            "on demand at $1.0000/h to be done by 2026-01-02 00:00 UTC: up to 6 h 00 min of work and 2 h 00 min for "
-            "changeovers are left, and 7 h 59 min of max_wait"
+            "waiting: slack 5 h 50 min, no spot pool can be tried now (z2/g5.xlarge interrupted 5 min ago); next try 12:15 "
+            "UTC; 11 h 50 min of max_wait left"
+        ),
+    ),
+    "on demand": (
+        seen(310, limits=BUY, changeover=HOUR, offers=ON_DEMAND),
+        (
+            "on demand at $1.0000/h to be done by 2026-01-02 00:00 UTC: up to 6 h 00 min of work (the training tells no "
+            "total, so max_run counts) and 1 h 00 min for a changeover are left, and 6 h 50 min of max_wait"
         ),
     ),
 }
@@ -291,6 +313,95 @@ REASONS: dict[str, tuple[Situation, str]] = {
 def test_a_decision_says_why_in_one_sentence(before: Situation, reason: str) -> None:
     """A job that waits says what was tried, what the answers were, when it tries again, and how long it may wait."""
     assert placement(before.limits).decide(before).reason == reason
+
+
+def on(market: MarketKind, *, zone: str = "z1", since: float = 0, training: float | None = 5) -> Running:
+    begun = None if training is None else at(training)
+    return Running(market=market, pool=f"{zone}/g5.xlarge/{market.value}", placed_at=at(since), training_at=begun)
+
+
+KNOWN = {"steps_total": 10_000, "steps_per_s": 1.0, "rate_margin": 1.0, "changeover": timedelta(minutes=6)}
+UP = tuple(replace(it, up=True, since=at(-600)) for it in SPOT)
+DOWN = tuple(replace(it, up=False, since=at(0)) for it in SPOT)
+
+MOVES: dict[str, tuple[Situation, str]] = {
+    "on spot with time enough: stay": (
+        seen(60, limits=BUY, running=on(MarketKind.SPOT), steps_done=3000, **KNOWN),
+        "stay",
+    ),
+    "on spot when its loss could cost the deadline: to on-demand": (
+        seen(548, limits=BUY, running=on(MarketKind.SPOT), **KNOWN),
+        "move to z1/on_demand",
+    ),
+    "unless what is left is done before the next look": (
+        seen(719, limits=BUY, running=on(MarketKind.SPOT), steps_done=9970, **KNOWN),
+        "stay",
+    ),
+    "on spot, and only spot may be bought: stay": (seen(719, running=on(MarketKind.SPOT), **KNOWN), "stay"),
+    "on demand, with slack and spot that is known to be up: back": (
+        seen(60, limits=BUY, offers=(*UP, *ON_DEMAND), running=on(MarketKind.ON_DEMAND), **KNOWN),
+        "move to z2/spot",
+    ),
+    "on demand and spot known to be down: stay": (
+        seen(60, limits=BUY, offers=(*DOWN, *ON_DEMAND), running=on(MarketKind.ON_DEMAND), **KNOWN),
+        "stay",
+    ),
+    "on demand and nothing known of spot: try it": (
+        seen(60, limits=BUY, running=on(MarketKind.ON_DEMAND), **KNOWN),
+        "move to z2/spot",
+    ),
+    "but not a pool that refused within the hour": (
+        seen(60, limits=BUY, running=on(MarketKind.ON_DEMAND), refusals=(refusal("z2", 20), refusal("z1", 3)), **KNOWN),
+        "move to z3/spot",
+    ),
+    "on demand without the slack for another changeover: stay": (
+        seen(547, limits=BUY, offers=(*UP, *ON_DEMAND), running=on(MarketKind.ON_DEMAND), **KNOWN),
+        "stay",
+    ),
+    "given up for on-demand: on-demand is bought, though spot is up": (
+        seen(60, limits=BUY, offers=(*UP, *ON_DEMAND), heading="z1/g5.xlarge/on_demand", **KNOWN),
+        "z1/on_demand",
+    ),
+    "given up for spot: spot": (
+        seen(60, limits=BUY, offers=(*UP, *ON_DEMAND), heading="z2/g5.xlarge/spot", **KNOWN),
+        "z2/spot",
+    ),
+    "an old run rather than a young one that is a little cheaper": (
+        seen(
+            60,
+            limits=BUY,
+            offers=(replace(SPOT[0], up=True, since=at(59)), replace(SPOT[1], up=True, since=at(-900)), *ON_DEMAND),
+            **KNOWN,
+        ),
+        "z1/spot",
+    ),
+    "spot that is dearer than on-demand is no spot": (
+        seen(60, limits=BUY, offers=(offer("z1", "1.20"), *ON_DEMAND), **KNOWN),
+        "wait 65",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "decision"), MOVES.values(), ids=list(MOVES))
+def test_a_machine_is_kept_or_given_up(before: Situation, decision: str) -> None:
+    """12 h for 10 000 steps of a second each, with 6 min for a changeover."""
+    assert short(placement(before.limits).decide(before)) == decision
+
+
+@given(before=SITUATIONS, shares=st.lists(st.floats(0, 1, exclude_max=True), max_size=4))
+def test_decisions_do_not_depend_on_how_often_one_asks(before: Situation, shares: list[float]) -> None:
+    """What was decided at a moment is decided then whoever asked in between; a wait that is asked about early is a wait."""
+    policy = placement(before.limits)
+    decision = policy.decide(before)
+    if not isinstance(decision, Wait):
+        return
+    for share in sorted(shares):
+        early = replace(before, now=before.now + share * (decision.until - before.now))
+        again = policy.decide(early)
+        if before.limits.on_shortage.value == "wait":
+            assert isinstance(again, Wait)
+    later = replace(before, now=decision.until)
+    assert policy.decide(later) == placement(before.limits).decide(later)
 
 
 def journal(*events: Event) -> tuple[Event, ...]:
@@ -350,6 +461,8 @@ def test_a_situation_is_gathered_from_the_job() -> None:
         steps_total=500,
         steps_per_s=0.5,
         changeover=timedelta(minutes=9),  # 6 min from placing to training, half as much again
+        spot_ended_at=at(40),
+        interval=timedelta(hours=1),  # nothing says where to save: max_run
     )
     assert gathered.work_left == timedelta(seconds=420 / 0.5 * 1.1)
     assert situation(job, now=at(101), offers=()).interruptions == ()

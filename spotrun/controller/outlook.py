@@ -1,0 +1,247 @@
+"""Forecasts of real jobs: what the provider offers and what its market is taken to be, made into episodes.
+
+What is assumed is told with the forecast, each assumption with its source and date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from spotrun.controller.outside import Outside
+from spotrun.errors import SpecError
+from spotrun.job import GeneratorMarket, Job, JobSpec, OnShortage, TraceMarket
+from spotrun.market.generator import GeneratorConfig, generated_timeline
+from spotrun.market.offer import MarketKind, Offer
+from spotrun.market.trace import read_trace, trace_timeline
+from spotrun.market.zone import Zone
+from spotrun.policy.forecast import EPISODES, Forecast, Stretch, Work, forecast
+from spotrun.policy.situation import situation, usual_changeover
+from spotrun.units import format_duration, format_percent, format_usd
+
+__all__ = ["Guess", "Outlook", "look_ahead", "outlook", "sentence"]
+
+_TICKS_PER_DEADLINE = 150
+_GAP_S = (10.0, 600.0)  # shortest and longest tick
+_CYCLES = 20  # of the deadline, in a generated market, and no less than
+_DAYS = 45  # days of it
+_TICKS_MAX = 20_000
+_POOLS_MAX = 6  # the cheapest; a forecast of fifty pools says no more, and takes minutes
+_SEED = 1_000_003  # never the seed of the job's own market: that would be the future itself
+
+# What is assumed of a cloud's zones when nothing is known of them: the generator's own defaults.
+_UNKNOWN = GeneratorConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """What the user knows better than spotrun; None where not.
+
+    Attributes:
+        work: how long the training takes.
+        changeover: how long a start takes.
+        mean_up, mean_down: mean time for which a zone has capacity, and has none.
+    """
+
+    work: timedelta | None = None
+    changeover: timedelta | None = None
+    mean_up: timedelta | None = None
+    mean_down: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """A forecast, and what it rests on."""
+
+    work: Work
+    forecast: Forecast
+    max_wait: timedelta
+    assumptions: tuple[str, ...]
+
+
+def outlook(
+    spec: JobSpec, *, outside: Outside, workdir: Path, guess: Guess | None = None, episodes: int = EPISODES
+) -> Outlook:
+    """What would come of a submission now.
+
+    Raises:
+        SpecError: a file of the market cannot be read, nothing fits the resources, or the deadline cannot be met even
+            on demand.
+        ProviderError: the provider could not be asked.
+    """
+    guess, at = guess or Guess(), outside.wall.now()
+    spec = outside.complete(spec)
+    clock = outside.job_clock(spec, at)
+    provider = outside.connect(spec, job_id=f"{spec.name}-plan", submitted_at=at, clock=clock, workdir=workdir)
+    offers = provider.offers()
+    changeover = guess.changeover or usual_changeover(spec)
+    work = guess.work or spec.limits.max_run
+    told = [
+        f"{format_duration(work)} of work" + ("" if guess.work else ", what max_run allows; --work tells better"),
+        f"{format_duration(changeover)} for each start" + ("" if guess.changeover else ", what is usual here"),
+    ]
+    share = _Share(
+        work=work,
+        deadline=spec.limits.max_wait,
+        changeover=changeover,
+        told=told,
+        at=at.date(),
+        guess=guess,
+        workdir=workdir,
+        episodes=episodes,
+    )
+    if guess.work is not None:
+        _refuse_impossible(spec, share)
+    return _looked(spec, offers, share)
+
+
+def look_ahead(
+    job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Path, episodes: int = EPISODES // 2
+) -> Outlook:
+    """What comes of a job that runs or waits: its work left, time left and money left, at what it has measured."""
+    seen = situation(job, now=now, offers=offers)
+    told = [
+        f"{format_duration(seen.work_left)} of work left, "
+        + ("by steps and their rate" if seen.knows_its_end else "what max_run allows: the training tells no total"),
+        f"{format_duration(seen.changeover)} for each start, at most",
+    ]
+    share = _Share(
+        work=max(seen.work_left + seen.starting, timedelta(seconds=1)),
+        deadline=max(seen.deadline - now, timedelta(seconds=1)),
+        changeover=seen.changeover,
+        spent=job.spent_usd,
+        told=told,
+        at=now.date(),
+        guess=Guess(),
+        workdir=workdir,
+        episodes=episodes,
+    )
+    return _looked(job.spec, offers, share)
+
+
+def sentence(found: Outlook) -> str:
+    """The forecast in one line."""
+    chosen, spent = found.forecast.chosen, format_usd
+    cost = f"{spent(_usd(chosen.cost_usd[1]))} (nine in ten below {spent(_usd(chosen.cost_usd[2]))})"
+    done = f"done after {_span(chosen.finish_s[1])} (nine in ten by {_span(chosen.finish_s[2])})"
+    share = f"{format_percent(chosen.in_time)} in time for max_wait {format_duration(found.max_wait)}"
+    return f"expected: {cost}, {done}, {share}, {chosen.interruptions:.1f} interruptions"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Share:
+    """What of a job is still to come, and what is known of it."""
+
+    work: timedelta
+    deadline: timedelta
+    changeover: timedelta
+    spent: Decimal = Decimal(0)
+    told: Sequence[str]
+    at: date
+    guess: Guess
+    workdir: Path
+    episodes: int
+
+
+def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
+    spots = sorted((it for it in offers if it.market is MarketKind.SPOT), key=lambda it: it.price_usd_per_hour)
+    if not spots:
+        raise SpecError("resources: the provider offers no spot pool that fits, so there is nothing to forecast")
+    spots = spots[:_POOLS_MAX]
+    nodes, limits = spec.resources.nodes, spec.limits
+    bought = [it.price_usd_per_hour for it in offers if it.market is MarketKind.ON_DEMAND]
+    on_demand = min(bought or [it.on_demand_usd_per_hour for it in spots]) * nodes
+    stretch, market = _stretch(spec, spots, share)
+    budget = None if limits.budget_usd is None else max(0.0, float(limits.budget_usd - share.spent))
+    work = Work(
+        work_s=share.work.total_seconds(),
+        deadline_s=share.deadline.total_seconds(),
+        changeover_s=share.changeover.total_seconds(),
+        on_demand_usd_per_hour=float(on_demand),
+        may_buy=limits.on_shortage is OnShortage.ON_DEMAND,
+        budget_usd=budget,
+    )
+    made = forecast(work, stretch, episodes=share.episodes)
+    dearer = min(bought or [it.on_demand_usd_per_hour for it in spots])
+    prices = (
+        f"prices as offered on {share.at:%Y-%m-%d}, taken to stay: spot from ${spots[0].price_usd_per_hour:.4f}/h, "
+        f"on-demand ${dearer:.4f}/h"
+    )
+    return Outlook(
+        work=work,
+        forecast=made,
+        max_wait=share.deadline,
+        assumptions=(*share.told, *market, prices, _sampled(share.episodes)),
+    )
+
+
+def _sampled(episodes: int) -> str:
+    return f"{episodes} simulated episodes; an interruption loses half of ten minutes of work on average"
+
+
+def _stretch(spec: JobSpec, spots: Sequence[Offer], share: _Share) -> tuple[Stretch, tuple[str, ...]]:
+    """A market to draw from, and how it was made."""
+    (shortest, longest), guess = _GAP_S, share.guess
+    gap_s = min(max(share.deadline.total_seconds() / _TICKS_PER_DEADLINE, shortest), longest)
+    market = spec.local.market if spec.provider == "local" else None
+    price = {offer.pool: float(offer.price_usd_per_hour) * spec.resources.nodes for offer in spots}
+    if isinstance(market, TraceMarket):
+        traces = {zone: read_trace(share.workdir / path) for zone, path in market.availability.items()}
+        gap_s = max(gap_s, min(trace.gap.total_seconds() for trace in traces.values()))
+        length = max(len(trace.counts) * trace.gap for trace in traces.values())
+        lines = {zone: trace_timeline(trace, seed="forecast", without_notice=0.0) for zone, trace in traces.items()}
+        told = (f"availability as recorded in {', '.join(str(path) for path in market.availability.values())}",)
+    else:
+        config = _config(market, guess)
+        length = max(share.deadline * _CYCLES, timedelta(days=_DAYS))
+        lines = {offer.zone: generated_timeline(config, Zone(offer.zone, offer.region)) for offer in spots}
+        told = (_generated(config, spec, guess),)
+    ticks = min(max(ceil(length.total_seconds() / gap_s), 1), _TICKS_MAX)
+    shares = {
+        zone: np.array([line.up(timedelta(seconds=tick * gap_s)) for tick in range(ticks)], np.bool_)
+        for zone, line in lines.items()
+    }
+    up = {offer.pool: shares[offer.zone] for offer in spots if offer.zone in shares}
+    return Stretch(gap_s=gap_s, up=up, usd_per_hour=price), told
+
+
+def _config(market: GeneratorMarket | None, guess: Guess) -> GeneratorConfig:
+    base = _UNKNOWN if market is None else market
+    return GeneratorConfig(
+        seed=_SEED,
+        mean_up=guess.mean_up or base.mean_up,
+        mean_down=base.mean_down if guess.mean_down is None else guess.mean_down,
+    )
+
+
+def _generated(config: GeneratorConfig, spec: JobSpec, guess: Guess) -> str:
+    mean = f"zones up for {format_duration(config.mean_up)} and down for {format_duration(config.mean_down)} on average"
+    shape = "run lengths shaped as in V100 and K80 zones of AWS in 2022 and 2023, each zone for itself"
+    if spec.provider == "local":
+        return f"{mean}, as the job file's market says; {shape}"
+    known = "as given" if guess.mean_up or guess.mean_down else "a guess: --mean-up and --mean-down tell better"
+    return f"{mean}, {known}; {shape}"
+
+
+def _refuse_impossible(spec: JobSpec, share: _Share) -> None:
+    needed = share.work + share.changeover
+    if spec.limits.on_shortage is OnShortage.ON_DEMAND and needed > share.deadline:
+        raise SpecError(
+            f"limits.max_wait: {format_duration(share.deadline)} cannot be met even on demand: the work takes "
+            f"{format_duration(share.work)} and a start {format_duration(share.changeover)}; allow at least "
+            f"{format_duration(needed)}"
+        )
+
+
+def _usd(value: float) -> Decimal:
+    return Decimal(f"{value:.4f}")
+
+
+def _span(seconds: float) -> str:
+    return format_duration(timedelta(seconds=seconds))
