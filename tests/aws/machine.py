@@ -27,7 +27,6 @@ class Machine:
         environment: what every process of the machine sees of the world, `AWS_ENDPOINT_URL` above all.
         role: of the instance's profile.
         power_off: called, in a thread of the machine's, when it asks to be shut down.
-        real_environment: Python environments are made by Python itself and pip, which takes seconds.
     """
 
     def __init__(
@@ -38,14 +37,13 @@ class Machine:
         environment: Mapping[str, str],
         role: Role | None,
         power_off: Callable[[], None],
-        real_environment: bool = False,
     ) -> None:
         self.id = str(instance.id)
         self.folder = Path(tempfile.mkdtemp(prefix="ec2-"))
         programs = self.folder / "programs"
         for folder in (programs, self.folder / "root", self.folder / "etc/systemd/system"):
             folder.mkdir(parents=True)
-        write_shims(programs, str(self.folder / "init"), real_environment=real_environment)
+        write_shims(programs, str(self.folder / "init"))
         text = instance.user_data.decode().encode() if instance.user_data else b""
         self.metadata = _metadata(instance, account, text, role)
         self._console = (self.folder / "console").open("wb")

@@ -31,13 +31,11 @@ class Runner:
     Args:
         world: whose instances become machines.
         patience_s: how long a machine that is shut down may take before its power is cut; EC2 gives some minutes.
-        real_environment: see `Machine`.
     """
 
-    def __init__(self, world: World, *, patience_s: float = 2.0, real_environment: bool = False) -> None:
+    def __init__(self, world: World, *, patience_s: float = 2.0) -> None:
         self._world = world
         self.patience_s = patience_s
-        self._real_environment = real_environment
         self._lock = threading.Lock()
         self._machines: dict[str, Machine] = {}
         self._threads: list[threading.Thread] = []
@@ -111,7 +109,6 @@ class Runner:
                 environment={"AWS_ENDPOINT_URL": self._world.url},
                 role=self._role(instance),
                 power_off=lambda: self._thread(self._powered_off, instance),
-                real_environment=self._real_environment,
             )
             self._machines[instance.id] = machine
             change(instance, "running")

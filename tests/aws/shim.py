@@ -44,27 +44,23 @@ exec "$(dirname "$0")/python-real" -SE -m zipfile -e "$what" "@SITE@"
 """
 
 
-def write_shims(folder: Path, socket: str, *, real_environment: bool) -> None:
+def write_shims(folder: Path, socket: str) -> None:
     """Writes the programs into a folder.
 
     Args:
         folder: to be the first of the machine's PATH.
         socket: where the machine's init listens.
-        real_environment: the image's Python makes environments with pip itself, which takes seconds.
     """
     texts = {name: _ASK.format(python=sys.executable, socket=socket) for name in POWER}
-    if real_environment:
-        texts["python3"] = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
-    else:
-        texts["environment-python"] = _ENVIRONMENT_PYTHON
-        texts["python3"] = _PYTHON.format(
-            python=sys.executable,
-            executable=Path(sys.executable).resolve(),
-            base=Path(sys.executable).resolve().parent,
-            version=sysconfig.get_python_version(),
-            full=sys.version.split()[0],
-            here=folder,
-        )
+    texts["environment-python"] = _ENVIRONMENT_PYTHON
+    texts["python3"] = _PYTHON.format(
+        python=sys.executable,
+        executable=Path(sys.executable).resolve(),
+        base=Path(sys.executable).resolve().parent,
+        version=sysconfig.get_python_version(),
+        full=sys.version.split()[0],
+        here=folder,
+    )
     texts["python"] = texts["python3"]
     for name, text in texts.items():
         (folder / name).write_text(text)

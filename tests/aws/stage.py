@@ -55,6 +55,33 @@ print("finished at", step, flush=True)
 """
 
 
+# Two lines of the library. Two hundred steps, slow ones until the test is in a hurry; tells a digest of what it has learnt.
+ATTACHED = """\
+import hashlib, os, pathlib, time
+import torch
+import spotrun
+remote = pathlib.Path(os.environ["REMOTE"])
+torch.manual_seed(1)
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+data = torch.utils.data.TensorDataset(torch.randn(400, 8), torch.randn(400, 1))
+loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+run = spotrun.attach(model=model, optimizer=optimizer)
+(remote / ("started-" + os.environ.get("SPOTRUN_ATTEMPT", "0"))).write_text(str(run.resumed_from or 0))
+for epoch in run.epochs(2):
+    for inputs, targets in run.batches(loader):
+        loss = torch.nn.functional.mse_loss(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not (remote / "hurry").exists():
+            time.sleep(0.2)
+digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+(remote / "digest").write_text(digest)
+"""
+
+
 class User:
     """Somebody with an account.
 
