@@ -56,7 +56,8 @@ class Instance:
     Attributes:
         detail: the provider's own word on its end.
         members: the machines of a gang, which lives while any of them does; of a single machine none.
-        taken: of a gang that has ended, how many of its machines the provider took; the others were ended by their side.
+        taken: how many of the machines that ended the provider took back: of a gang some, of a machine that died none; None
+            where the cause says it.
     """
 
     id: str

@@ -101,6 +101,7 @@ def seen(told: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> S
     zone = placement.get("AvailabilityZoneId") or zones.get(placement.get("AvailabilityZone", ""), "")
     market = "spot" if told.get("InstanceLifecycle") == "spot" else "on_demand"
     state = _STATES.get(str(told["State"]["Name"]), InstanceState.RUNNING)
+    cause = cause_of(told) if state is InstanceState.ENDED else None
     instance = Instance(
         id=str(told["InstanceId"]),
         job_id=job_id,
@@ -110,8 +111,9 @@ def seen(told: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> S
         state=state,
         launched_at=told["LaunchTime"],
         ended_at=_ended_at(told) if state is InstanceState.ENDED else None,
-        end_cause=cause_of(told) if state is InstanceState.ENDED else None,
-        detail=_detail(told) if state is InstanceState.ENDED else "",
+        end_cause=cause,
+        detail="" if cause is None else _detail(told),
+        taken=0 if cause is EndCause.LOST else None,  # the free first hour is for interruptions, not for broken hosts
     )
     return Seen(instance=instance, region=region, private_address=str(told.get("PrivateIpAddress") or ""))
 

@@ -119,6 +119,16 @@ def test_an_end_has_its_instant_and_the_providers_words() -> None:
     assert told(entry).instance.ended_at is None
 
 
+def test_a_machine_that_died_was_not_taken() -> None:
+    """Its first hour is not free."""
+    died = told(
+        described("terminated", StateReason={"Code": "Server.InternalError", "Message": "a host failed"})
+    ).instance
+    assert (died.end_cause, died.taken, died.detail) == (EndCause.LOST, 0, "Server.InternalError: a host failed")
+    taken = told(described("terminated", StateReason={"Code": "Server.SpotInstanceTermination"})).instance
+    assert taken.taken is None
+
+
 def test_instances_without_our_tags_are_nobodys() -> None:
     """Somebody else's machine is never touched."""
     page = {"Reservations": [{"Instances": [described(Tags=[{"Key": "Name", "Value": "mine"}]), described()]}]}
