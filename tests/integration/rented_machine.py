@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from spotrun.clock import ScaledClock
 from spotrun.controller.pack import pack
 from spotrun.errors import StoreMissing
 from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder, Package, launch_key
@@ -25,7 +26,7 @@ from spotrun.job.message import Exit, Heartbeat, Place, parse
 from spotrun.job.spec import JobSpec
 from spotrun.store import FileStore
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 JOB = "job-1"
 
 
@@ -140,9 +141,9 @@ class RentedMachine:
         }
         return MachineOrder(**{**values, **changes})
 
-    def launch(self, bundle: Bundle, *, lease_s: float = 1e6, provider: str = "ec2", **spec: Any) -> None:
-        """Writes the launch document."""
-        wanted = {"name": "test", "provider": provider, "checkpoint": {"uri": "s3://elsewhere/runs"}, **spec}
+    def launch(self, bundle: Bundle, *, lease_s: float = 1e6, scale: float = 1.0, **spec: Any) -> None:
+        """Writes the launch document. With a `scale`, job time runs so many times as fast from now on."""
+        wanted = {"name": "test", "provider": "ec2", "checkpoint": {"uri": "s3://elsewhere/runs"}, **spec}
         environment = {
             "SPOTRUN_JOB_ID": JOB,
             "SPOTRUN_ATTEMPT": str(self.attempt),
@@ -150,6 +151,7 @@ class RentedMachine:
             "SPOTRUN_SPEC": json.dumps(JobSpec.model_validate(wanted).to_json()),
             "SPOTRUN_WORKDIR": "/where/it/was/submitted",
             "SPOTRUN_LEASE_S": str(lease_s),
+            "SPOTRUN_CLOCK": ScaledClock(datetime.now(timezone.utc), scale).to_text(),  # noqa: TID251  its origin
             "SPOTRUN_BUNDLE": bundle.to_bytes().decode(),
         }
         document = LaunchDocument(attempt=self.attempt, environment=environment)

@@ -260,3 +260,68 @@ def test_a_package_of_no_size_is_no_code(rent: Rent) -> None:
     told = machine.end()
     assert told.outcome is Outcome.START_FAILED
     assert "the code could not be unpacked" in "\n".join(told.tail)
+
+
+# Does what docker does, as far as the agent can tell: the client lives as long as the command, whose end is its own.
+DOCKER = """
+verb=$1; shift
+if [ "$verb" != run ]; then echo "$verb $*" >>"{disk}/docker"; exit 0; fi
+while [[ "$1" == --* ]]; do
+  case "$1" in
+    --rm | --init) shift ;;
+    --entrypoint) entry=$2; shift 2 ;;
+    *) shift 2 ;;
+  esac
+done
+echo "run $1: $entry ${{*:2}}" >>"{disk}/docker"
+exec "$entry" "${{@:2}}"
+"""
+
+
+def test_in_a_container_setup_changes_the_image_and_the_command_is_asked_by_file(rent: Rent) -> None:
+    """No signal is sent to what cannot be looked into; a stop ends it all the same."""
+    machine = rent()
+    machine.program("docker", DOCKER.format(disk=machine.disk))
+    bundle = machine.bundle(train=SAVER, set_up="open('ready', 'w').write('1')")
+    machine.launch(bundle, command="python train.py", setup=["python set_up.py"], ec2={"docker": "my/training:1.4"})
+    machine.start()
+    wait_for(lambda: (it := machine.heartbeat()) and it.progress and it.progress.step, "the training to tell of itself")
+    machine.metadata.facts["spot/instance-action"] = '{"action": "terminate", "time": "2099-11-27T12:00:00Z"}'
+    wait_for(lambda: "saved for save" in machine.log(), "a save")
+    del machine.metadata.facts["spot/instance-action"]
+    control = {"attempt": 1, "lease_until": "2099-01-01T00:00:00Z", "ask": "stop", "reason": "enough"}
+    machine.store.write(machine.place.control, [json.dumps(control).encode()])
+    assert machine.end().outcome is Outcome.STOPPED
+    assert "saved for stop" in machine.log()
+    assert (machine.disk / "docker").read_text().splitlines() == [
+        "pull --quiet my/training:1.4",
+        "run my/training:1.4: python set_up.py",
+        "commit spotrun-1-setup spotrun-1:ready",
+        "rm --force spotrun-1-setup",
+        "run spotrun-1:ready: python train.py",
+    ]
+
+
+def test_an_image_that_cannot_be_had_is_told(rent: Rent) -> None:
+    """In docker's own words."""
+    machine = rent()
+    machine.program("docker", "echo 'manifest unknown' >&2; exit 1")
+    machine.launch(machine.bundle(train=""), command="python train.py", ec2={"docker": "my/training:9"})
+    machine.start()
+    told = machine.end()
+    assert told.outcome is Outcome.START_FAILED
+    assert "ec2.docker: my/training:9 cannot be had: manifest unknown" in told.tail[-1]
+
+
+def test_a_command_in_a_container_that_does_not_end_is_killed_there(rent: Rent) -> None:
+    """The end of docker's client would leave the container: what nobody ends by asking is ended by docker."""
+    machine = rent()
+    machine.program("docker", DOCKER.format(disk=machine.disk))
+    deaf = "import time, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('at work', flush=True)\nwhile True: time.sleep(0.05)"
+    machine.launch(machine.bundle(train=deaf), command="python train.py", ec2={"docker": "my/training"}, scale=20.0)
+    machine.start()
+    wait_for(lambda: "at work" in machine.log(), "the command to run")
+    control = {"attempt": 1, "lease_until": "2099-01-01T00:00:00Z", "ask": "stop", "reason": "enough"}
+    machine.store.write(machine.place.control, [json.dumps(control).encode()])
+    assert machine.end().outcome is Outcome.STOPPED
+    assert (machine.disk / "docker").read_text().splitlines()[-1] == "kill spotrun-1"

@@ -85,6 +85,7 @@ def rent(tmp_path: Path) -> Iterator[Rent]:
         machine.close()
 
 
+@pytest.mark.timeout(600)  # seven processes import torch, and a silence of half a minute has to be one
 def test_a_lost_machine_interrupts_the_attempt_and_more_of_them_go_on(rent: Rent) -> None:
     """Two machines train; one dies. What broke on the other is no failure of the user's. Three machines resume."""
     first, second = rent(2, {"train": TRAIN}, command="python train.py 100000")
