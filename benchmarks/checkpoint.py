@@ -22,7 +22,8 @@ rounds, of the saves that follow it.
 
 Memory is that of the process by the kernel's high-water mark, plus the anonymous memory of its children. Peers get what
 helps them (unsigned payloads, no checksums, parts in parallel, live tensors to load into; see `peers/`); spotrun runs as it
-comes, and writes and checks digests of every byte.
+comes, and writes and checks digests of every byte. One row is no method but the floor under all that check every byte: the
+same bytes hashed and sent, received and hashed, and nothing else (`peers/floor.py`).
 """
 
 import argparse

@@ -17,6 +17,7 @@ COLUMNS = {
     "steps_slowdown": "step beside a save",
     "first_stall_s": "first stall s",
 }
+NO_PEERS = {"spotrun", "floor"}
 STALL_S_MAX = 0.010
 EXTRA_MB_MAX = 96
 SHORT = ("stall", "extra", "durable", "resume", "MB over copy", "MB", "MB resume", "step x", "1st stall")  # of COLUMNS
@@ -29,13 +30,19 @@ GROWTH_RATIO = 1.25  # of what linear growth would give
 FIRST_STALL_RATIO = 2.0  # the first save over the tenth, or below STALL_S_MAX
 
 
+_FLOOR = (
+    "*No method* is what this machine needs to hash and send every byte, and to receive and hash it, with nothing else to do "
+    "and no training beside it. It saves nothing that could be resumed, and no bar compares with it."
+)
+
+
 def bars_of(rows: list[dict[str, Any]], cases: dict[str, Any], *, shaped: bool) -> list[dict[str, Any]]:
     """Each bar: what it is about, where spotrun is, where it should be at most, and whether it is met."""
     bars = []
     for size_mb in sorted({row["size_mb"] for row in rows}):
         here = [row for row in rows if row["size_mb"] == size_mb]
         ours = next((row for row in here if row["method"] == "spotrun"), None)
-        peers = [row for row in here if row["method"] != "spotrun"]
+        peers = [row for row in here if row["method"] not in NO_PEERS]
         if ours is None:
             continue
         where = f"{size_mb:g} MB"
@@ -152,6 +159,11 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         lines += ["| method | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
         lines += [f"| {row['label']} | " + " | ".join(_cell(row, name) for name in COLUMNS) + " |" for row in rows]
+    if any(row["method"] == "floor" for row in report["results"]):
+        lines += [
+            "",
+            _FLOOR,
+        ]
     if report["absent"]:
         lines += [
             "",

@@ -130,6 +130,7 @@ METHODS = {
     "dcp-s3-process": Kind("DCP + S3StorageWriter, in a process", "dcp:S3Process", False),
     "torchsnapshot": Kind("torchsnapshot async_take", "snapshot:Torchsnapshot", False),
     "torch_checkpointing": Kind("torch_checkpointing (Meta)", "meta:Meta", False),
+    "floor": Kind("no method: hash and send, receive and hash", "floor:Floor", True),
     "torch.save": Kind("torch.save", "disk:TorchSave", True, ("file",)),
     "dcp-file": Kind("DCP", "disk:Dcp", True, ("file",)),
     "dcp-file-async": Kind("DCP async", "disk:DcpAsync", False, ("file",)),

@@ -121,7 +121,7 @@ class Keeper:
         elif wish.due:
             self._save(boundary, overlapped=True)
         self._agreement.give(lambda: self._wish(boundary), step=boundary.step)
-        self._saver.prepare(boundary.capture if boundary.steady else None)
+        self._saver.prepare(boundary.capture, boundary.steady)
         self._reporter.write()
 
     def look(self, boundary: Boundary | None, *, untrained: bool = False) -> bool:

@@ -167,19 +167,28 @@ class Saver:
         outcome, self._outcome = self._outcome, None
         return outcome
 
-    def prepare(self, capture: Callable[[], Mapping[str, Any]] | None) -> None:
-        """Takes the memory for saves to come, once it is known how much; at a boundary, where `capture` is not None."""
-        if self._prepared or capture is None or self.busy or not self._gate.is_known:
+    def prepare(
+        self, capture: Callable[[], Mapping[str, Any]], steady: Callable[[Gate], Mapping[int, int]] | None
+    ) -> None:
+        """Takes the memory for saves to come, once it is known how much; at a boundary of a loop, where there is `steady`.
+
+        What can be found out for the first save is, so that it stalls no more than the others.
+        """
+        if self._prepared or steady is None or self.busy or not self._gate.is_known:
             return
         self._prepared = True
         with _uncollected():
             flat = self._committer.share(flatten(capture(), recollection=self._recollection), step=None)
             new = self._renewed(flat)
-            self._still.observe(flat.tensors, self._sampling.take(flat.tensors, renewed=new))
+            sample = self._sampling.take(flat.tensors, renewed=new)
+            self._still.observe(flat.tensors, sample)
             plan = self._packing.plan(flat.tensors, renewed=new)
+            self._waiting = self._waiting.renewed(
+                flat.tensors, sample, steady(self._gate), self._staging.transfers, new
+            )
         on_gpu = any(tensor.is_cuda for tensor in flat.tensors.values())
         if self._staging.size == 0 or on_gpu:
-            reserve = partial(self._staging.reserve, plan.size, pinned=on_gpu)
+            reserve = partial(self._staging.reserve, plan, pinned=on_gpu)
             self._preparing = threading.Thread(target=reserve, name="spotrun-memory", daemon=False)
             self._preparing.start()
             if plan.size <= _SOON_BYTES:

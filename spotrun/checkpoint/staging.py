@@ -110,16 +110,18 @@ class Staging:
         """Bytes of memory that it holds."""
         return self._arena.numel() if self._arena is not None else 0
 
-    def reserve(self, size: int, *, pinned: bool = False) -> None:
-        """Takes memory for snapshots of this size and makes the kernel hand it out, so that the first save is fast.
+    def reserve(self, plan: Plan, *, pinned: bool = False) -> None:
+        """Takes memory for such snapshots and makes the kernel hand it out, so that the first save is fast.
 
         Args:
             pinned: GPUs will write into it.
         """
-        if size > self.size:
-            self._take(size)
+        if plan.size > self.size:
+            self._take(plan.size)
             assert self._arena is not None
             self._arena.zero_()
+        if plan is not self._plan:
+            self._place(plan)
         if pinned and self._arena is not None and self._unpin is None:
             self._unpin = pin(self._arena)
 

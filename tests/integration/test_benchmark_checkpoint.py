@@ -15,12 +15,16 @@ def test_benchmark_measures_spotrun_and_a_peer_and_compares_every_byte() -> None
     """spotrun and torch.save save 5 MB to the benchmark's own endpoint; both come back exactly, and each bar has an answer."""
     command = [sys.executable, str(BENCHMARK), "--size-mb", "5", "--rounds", "1", "--saves", "2"]
     told = subprocess.run(
-        [*command, "--methods", "spotrun,boto3", "--json"], capture_output=True, text=True, timeout=120, check=False
+        [*command, "--methods", "spotrun,boto3,floor", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert told.returncode == 0, told.stderr
     report = json.loads(told.stdout)
     assert report["absent"] == []
-    assert [row["method"] for row in report["results"]] == ["spotrun", "boto3"]
+    assert [row["method"] for row in report["results"]] == ["spotrun", "boto3", "floor"]
     for row in report["results"]:
         assert row["restored_exactly"]
         assert row["uploaded_mb"] >= row["state_mb"] * 0.99
