@@ -56,7 +56,10 @@ def launch(
         return
     if spec.provider == "ec2":
         show_candidates(candidates_of(spec, outside), spec, console)
+        _show_forecast(spec, outside, console)
         agree(yes=yes)
+    else:
+        _show_forecast(spec, outside, console)
     journal = open_journal(ctx)
     job_id = submit_job(journal, spec, outside=outside, console=console)
     if not follow_job:
@@ -64,6 +67,19 @@ def launch(
         console.print(f"spotrun status {job_id} · spotrun logs -f {job_id} · spotrun stop {job_id}")
         return
     conclude(follow(home, journal, job_id, outside=outside, console=console))
+
+
+def _show_forecast(spec: JobSpec, outside: Outside, console: Console) -> None:
+    """Says in one line what is to be expected; `spotrun plan` tells more."""
+    from spotrun.controller.outlook import outlook, sentence
+    from spotrun.errors import ProviderError, SpecError
+
+    try:
+        found = outlook(spec, outside=outside, workdir=Path.cwd(), brief=True)
+    except (ProviderError, SpecError) as error:  # what is wrong with the job itself, its submission says
+        console.print(f"no forecast: {error}", style="yellow", markup=False, highlight=False)
+        return
+    console.print(sentence(found), markup=False, highlight=False)
 
 
 def candidates_of(spec: JobSpec, outside: Outside) -> Sequence[Candidate]:

@@ -64,7 +64,9 @@ def plan(
         return
     console = Console()
     console.print(table(found))
-    console.print("\nassumed:", highlight=False)
+    every = _span(found.forecast.chosen.interval_s)
+    console.print(f"\nsave every {every}: of all intervals that wastes least, for saves of a second", highlight=False)
+    console.print("assumed:", highlight=False)
     for assumption in found.assumptions:
         console.print(f"  {assumption}", markup=False, highlight=False)
     if picture is not None:
@@ -94,20 +96,17 @@ def table(found: Outlook) -> Table:
     from spotrun.units import format_percent
 
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    shown.add_column("rule", no_wrap=True)
-    shown.add_column("pools")
-    for name in ("cost P50 / P90", "done P50 / P90", "in time", "losses", "on demand", "save every"):
+    shown.add_column("rule, or pool alone", overflow="fold")
+    for name in ("cost P50/P90", "done P50/P90", "in time", "losses", "on demand"):
         shown.add_column(name, justify="right", no_wrap=True)
     for number, it in enumerate(found.forecast.prospects):
         shown.add_row(
-            it.rule,
-            _pools(it),
+            _label(it, everything=number == 0),
             f"{_money(it.cost_usd[1])} / {_money(it.cost_usd[2])}",
             f"{it.finish_s[1] / 3600:.1f} / {it.finish_s[2] / 3600:.1f} h",
             format_percent(it.in_time),
             f"{it.interruptions:.1f}",
             format_percent(it.on_demand_share),
-            _span(it.interval_s),
             style="bold" if number == 0 else None,
         )
     return shown
@@ -130,11 +129,9 @@ def _row(it: Prospect) -> dict[str, Any]:
     }
 
 
-def _pools(it: Prospect) -> str:
-    if not it.pools:
-        return "on demand"
-    first = it.pools[0].removesuffix("/spot")
-    return first if len(it.pools) == 1 else f"all {len(it.pools)}"
+def _label(it: Prospect, *, everything: bool) -> str:
+    """The rule, on all pools; or the pool, alone."""
+    return it.rule if everything or len(it.pools) != 1 else it.pools[0].removesuffix("/spot")
 
 
 def _money(value: float) -> str:

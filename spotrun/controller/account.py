@@ -11,6 +11,7 @@ from spotrun.clock import Clock
 from spotrun.controller.bill import offer_of
 from spotrun.controller.follow import MetricRow
 from spotrun.controller.journal import Journal
+from spotrun.controller.outlook import Outlook, look_ahead
 from spotrun.controller.outside import Outside
 from spotrun.cost import Category, Ledger, build_ledger, extras_of
 from spotrun.cost.report import PriceCurve, Report, make_report
@@ -54,6 +55,21 @@ class Accountant:
         if self._job is None:
             raise SpecError(f"there is no job {self._job_id!r} in {self._journal.where}")
         return self._job
+
+    def outlook(self) -> Outlook | None:
+        """What is still to come of the job, by its forecast; None when it is over.
+
+        Raises:
+            ProviderError: the provider could not be asked.
+            SpecError: there is nothing to forecast from.
+        """
+        job = self.job()
+        if job.phase.is_end:
+            return None
+        submitted = self._events[0]
+        assert isinstance(submitted, Submitted), "the core lets no other event come first"
+        now = max(job.at, self.clock.now())
+        return look_ahead(job, self._provider.offers(), now, workdir=Path(submitted.workdir))
 
     @property
     def events(self) -> tuple[Event, ...]:

@@ -21,7 +21,7 @@ from spotrun.market.generator import GeneratorConfig, generated_timeline
 from spotrun.market.offer import MarketKind, Offer
 from spotrun.market.trace import read_trace, trace_timeline
 from spotrun.market.zone import Zone
-from spotrun.policy.forecast import EPISODES, Forecast, Stretch, Work, forecast
+from spotrun.policy.forecast import EPISODES, FORECAST_RULES, Forecast, Stretch, Work, forecast
 from spotrun.policy.situation import situation, usual_changeover
 from spotrun.units import format_duration, format_percent, format_usd
 
@@ -32,6 +32,7 @@ _GAP_S = (10.0, 600.0)  # shortest and longest tick
 _CYCLES = 20  # of the deadline, in a generated market, and no less than
 _DAYS = 45  # days of it
 _TICKS_MAX = 20_000
+_BRIEFLY = 80  # episodes of a forecast in one line
 _POOLS_MAX = 6  # the cheapest; a forecast of fifty pools says no more, and takes minutes
 _SEED = 1_000_003  # never the seed of the job's own market: that would be the future itself
 
@@ -66,9 +67,9 @@ class Outlook:
 
 
 def outlook(
-    spec: JobSpec, *, outside: Outside, workdir: Path, guess: Guess | None = None, episodes: int = EPISODES
+    spec: JobSpec, *, outside: Outside, workdir: Path, guess: Guess | None = None, brief: bool = False
 ) -> Outlook:
-    """What would come of a submission now.
+    """What would come of a submission now; `brief`: only of the job as it is written, from fewer episodes.
 
     Raises:
         SpecError: a file of the market cannot be read, nothing fits the resources, or the deadline cannot be met even
@@ -94,17 +95,16 @@ def outlook(
         at=at.date(),
         guess=guess,
         workdir=workdir,
-        episodes=episodes,
+        brief=brief,
     )
     if guess.work is not None:
         _refuse_impossible(spec, share)
     return _looked(spec, offers, share)
 
 
-def look_ahead(
-    job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Path, episodes: int = EPISODES // 2
-) -> Outlook:
-    """What comes of a job that runs or waits: its work left, time left and money left, at what it has measured."""
+def look_ahead(job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Path) -> Outlook:
+    """What is still to come of a job that runs or waits: its work left, time left and money left, at what it has measured.
+    As if it had to start once more now."""
     seen = situation(job, now=now, offers=offers)
     told = [
         f"{format_duration(seen.work_left)} of work left, "
@@ -120,18 +120,22 @@ def look_ahead(
         at=now.date(),
         guess=Guess(),
         workdir=workdir,
-        episodes=episodes,
+        brief=True,
     )
     return _looked(job.spec, offers, share)
 
 
-def sentence(found: Outlook) -> str:
-    """The forecast in one line."""
+def sentence(found: Outlook, *, still: bool = False) -> str:
+    """The forecast in one line; `still`: of what is to come of a job that has begun."""
     chosen, spent = found.forecast.chosen, format_usd
     cost = f"{spent(_usd(chosen.cost_usd[1]))} (nine in ten below {spent(_usd(chosen.cost_usd[2]))})"
-    done = f"done after {_span(chosen.finish_s[1])} (nine in ten by {_span(chosen.finish_s[2])})"
-    share = f"{format_percent(chosen.in_time)} in time for max_wait {format_duration(found.max_wait)}"
-    return f"expected: {cost}, {done}, {share}, {chosen.interruptions:.1f} interruptions"
+    when = "done in" if still else "done after"
+    done = f"{when} {_span(chosen.finish_s[1])} (nine in ten {_span(chosen.finish_s[2])})"
+    limit = format_duration(found.max_wait)
+    share = f"{format_percent(chosen.in_time)} in time for max_wait{'' if still else f' {limit}'}"
+    return (
+        f"{'still to come' if still else 'expected'}: {cost}, {done}, {share}, {chosen.interruptions:.1f} interruptions"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +150,7 @@ class _Share:
     at: date
     guess: Guess
     workdir: Path
-    episodes: int
+    brief: bool
 
 
 def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
@@ -167,7 +171,8 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
         may_buy=limits.on_shortage is OnShortage.ON_DEMAND,
         budget_usd=budget,
     )
-    made = forecast(work, stretch, episodes=share.episodes)
+    episodes = _BRIEFLY if share.brief else EPISODES
+    made = forecast(work, stretch, rules=() if share.brief else FORECAST_RULES, episodes=episodes)
     dearer = min(bought or [it.on_demand_usd_per_hour for it in spots])
     prices = (
         f"prices as offered on {share.at:%Y-%m-%d}, taken to stay: spot from ${spots[0].price_usd_per_hour:.4f}/h, "
@@ -177,7 +182,7 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
         work=work,
         forecast=made,
         max_wait=share.deadline,
-        assumptions=(*share.told, *market, prices, _sampled(share.episodes)),
+        assumptions=(*share.told, *market, prices, _sampled(episodes)),
     )
 
 

@@ -123,7 +123,8 @@ class Forecast:
 def forecast(
     work: Work, stretch: Stretch, *, rules: Sequence[str] = FORECAST_RULES, seed: int = 0, episodes: int = EPISODES
 ) -> Forecast:
-    """The prospects of a job: the default rule on all pools together, each other rule, and each pool alone.
+    """The prospects of a job: the default rule on all pools together, each other rule, and each pool alone; with no rules
+    asked for, only the first.
 
     A job that must not buy on-demand has one rule, and on-demand alone is left out.
 
@@ -135,7 +136,7 @@ def forecast(
     if work.may_buy:
         others = [RULES[name] for name in rules if name != DEFAULT.name]
         found += [_prospect(rule, pools, work, stretch, (seed, episodes)) for rule in others]
-    if len(pools) > 1:
+    if len(pools) > 1 and rules:
         found += [_prospect(DEFAULT, (pool,), work, stretch, (seed, episodes)) for pool in pools]
     return Forecast(prospects=tuple(found))
 
