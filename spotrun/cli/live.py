@@ -113,13 +113,15 @@ def _news(job: Job, beat: Heartbeat | None) -> Progress | None:
 
 
 def _silent(beat: Heartbeat | None) -> str:
-    """What is seen of setup commands, or of a command that runs and never attached; empty if none does."""
+    """What is seen of setup commands, or of a command that never attached and keeps no folder; empty if none does."""
     progress = beat.progress if beat is not None else None
     if progress is None or progress.output_bytes is None:
         return ""
     if progress.phase is TrainingPhase.SETUP:
         return f"setting up, {format_bytes(progress.output_bytes)} printed"
     if progress.phase is not TrainingPhase.TRAINING:
+        return ""
+    if progress.told:  # its folder is kept, which says more than its output
         return ""
     return f"{format_bytes(progress.output_bytes)} printed; the script has not called spotrun.attach: nothing is saved"
 

@@ -13,6 +13,7 @@ import pytest
 from spotrun.job.message import Control
 
 from .shell import Shell
+from .stage import User, folder_job
 from .world import World
 
 Clients = Callable[..., Any]
@@ -54,11 +55,11 @@ def launch(world: World, clients: Clients, job: str, *, region: str = THERE, pla
     return str(told["Instances"][0]["InstanceIds"][0])
 
 
-def lease(clients: Clients, bucket: str, *, ago: timedelta) -> None:
+def lease(clients: Clients, bucket: str, *, ago: timedelta, place: str = "gpt") -> None:
     """The lease of attempt 1, as its controller left it in the store."""
     until = datetime.now(timezone.utc) - ago  # noqa: TID251 - the world's own time is wall time
     body = Control(attempt=1, lease_until=until).to_bytes()
-    clients("s3").put_object(Bucket=bucket, Key="gpt/attempts/000001/control.json", Body=body)
+    clients("s3").put_object(Bucket=bucket, Key=f"{place}/attempts/000001/control.json", Body=body)
 
 
 def test_a_machine_that_nobody_holds_goes_in_whatever_region_and_all_that_is_its_own(
@@ -138,3 +139,26 @@ def test_without_an_account_this_computer_is_looked_at(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert "AWS was not looked at" in told.stdout
     assert Shell(tmp_path).run("reap", "--json").returncode == 2
+
+
+def test_a_job_under_way_is_left_alone_from_every_home_until_nobody_holds_it(
+    world: World, user: User, clients: Clients
+) -> None:
+    """Reap in the job's own home and in another one, even with --all; then its controller is gone for good."""
+    stray = (f"--home={user.home.parent / 'stray'}", "reap", "--region", HERE, "--yes", "--all")
+    controller = user.launch(folder_job(user))
+    first = user.training(1)
+    user.committed(at_least=5)
+    own = json.loads(user.spotrun("reap", "--region", HERE, "--yes", "--json", "--all").stdout)
+    assert {each["standing"] for each in own["found"]} == {"needed"}
+    there = user.spotrun(*stray)
+    assert "holds its lease until" in there.stdout
+    assert [each.id for each in world.instances(alive=True)] == [first.id]
+
+    controller.kill()
+    controller.wait()
+    lease(clients, "runs", ago=timedelta(hours=1), place=f"x/{user.jobs()[0]}")
+    done = user.spotrun(*stray)
+    assert "no controller has renewed its lease" in done.stdout
+    assert world.instances(alive=True) == []
+    user.settled()
