@@ -133,7 +133,7 @@ class Reconciler:
                 with self._guarded("connect"):
                     self._connected = self._connected or self._connect()
                 if self._connected is None:
-                    self._tick(self.job.spent_usd)  # its limits hold nevertheless
+                    self._tick(self.job.spent_usd, blind=True)  # its limits hold nevertheless
                 else:
                     self._turn(self._connected)
             except JournalConflict:
@@ -163,22 +163,23 @@ class Reconciler:
         if self._pace.ready("observe"):
             with self._guarded("observe"):
                 self._instances = to.stage.provider.observe(self.job_id)
-        self._look(to)
+        blind = not self._look(to)
         spent = self.job.spent_usd
         with self._guarded("prices"):
             spent = to.bill.spent(self.job, self._now())
-        self._tick(spent)
+        self._tick(spent, blind=blind)
         self._consider_moving(to)
         self._act(to)
         with self._guarded("renew"):
             to.executor.renew(self.job, self._now())
         self._sweep(to)
 
-    def _look(self, to: _Connected) -> None:
-        """Journals what is new of the attempt; of one that ended, also what is too small to be news while it runs."""
+    def _look(self, to: _Connected) -> bool:
+        """Journals what is new of the attempt; of one that ended, also what is too small to be news while it runs. False:
+        it could not be seen."""
         attempt = self.job.attempt
         if self._instances is None or attempt is None:
-            return
+            return attempt is None
         seen = to.lookout.look(attempt, self._instances, self._now())
         is_over = any(isinstance(event, AttemptEnded) for event in seen.events)
         for event in seen.events:
@@ -187,6 +188,7 @@ class Reconciler:
         with self._guarded("read"):
             if seen.problem is not None:
                 raise seen.problem
+        return seen.problem is None
 
     def _adds_progress(self, event: Event) -> bool:
         after, _ = step(self.job, event)
@@ -243,8 +245,8 @@ class Reconciler:
                 )
                 to.executor.terminate(instance.id)
 
-    def _tick(self, spent_usd: Decimal) -> None:
-        event = Ticked(at=self._now(), spent_usd=spent_usd)
+    def _tick(self, spent_usd: Decimal, *, blind: bool) -> None:
+        event = Ticked(at=self._now(), spent_usd=spent_usd, blind=blind)
         if is_news(self.job, event):
             self._record(event)
 

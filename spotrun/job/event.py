@@ -200,10 +200,12 @@ class StopRequested:
 @_frozen
 class Ticked:
     """Time has passed. `spent_usd` is what the job has cost so far. Journaled only when `is_news` says that it changes
-    something. After a pause of the controller, news of the training come first: a tick judges by what is known."""
+    something. After a pause of the controller, news of the training come first: a tick judges by what is known. `blind`:
+    provider or store could not be asked, so that a lack of news says nothing of the training."""
 
     at: datetime
     spent_usd: Decimal
+    blind: bool = False
     kind: Literal["ticked"] = "ticked"
 
 

@@ -28,15 +28,16 @@ def left_to_the_provider(job: Job, attempt: Attempt) -> bool:
     return deadline is not None and deadline - _NOTICE_AHEAD_MAX <= job.at < deadline + NOTICE_GRACE
 
 
-def judged(job: Job) -> Job:
-    """The job after a look at its clock and its purse."""
+def judged(job: Job, *, blind: bool) -> Job:
+    """The job after a look at its clock and its purse. While nothing of the attempt can be seen it does not count as stalled:
+    credentials that ran out overnight must not end a training."""
     attempt = job.attempt
     if job.ending is not None or (attempt is not None and attempt.phase is AttemptPhase.EXITED):
         return job  # its end, or its attempt's, is under way and says more than a limit would
     reached = _reached(job, attempt)
     if reached is not None:
         return intended(job, *reached)
-    if attempt is not None and _stalls(job, attempt):
+    if attempt is not None and not blind and _stalls(job, attempt):
         why = f"{_missed(attempt)} for {format_duration(_patience(job, attempt))} (stall_timeout)"
         attempt = replace(attempt, stalled=True, stopping_since=job.at, stopping_why=why)
         return replace(job, attempts=(*job.attempts[:-1], attempt))

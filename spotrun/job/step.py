@@ -157,6 +157,6 @@ def _apply(job: Job, event: Event) -> Job:
         case StopRequested():
             return intended(job, Phase.STOPPED, f"stopped by {event.by}")
         case Ticked():
-            return judged(replace(job, spent_usd=event.spent_usd))
+            return judged(replace(job, spent_usd=event.spent_usd), blind=event.blind)
         case _:
             assert_never(event)

@@ -268,6 +268,23 @@ def test_a_job_whose_store_is_down_for_good_still_keeps_its_limits(tmp_path: Pat
     check(world, job_id)
 
 
+def test_a_training_that_nobody_can_see_is_not_taken_for_a_stalled_one(tmp_path: Path) -> None:
+    """The provider cannot be asked for longer than stall_timeout, as with credentials that have run out. Nothing ends; once it
+    answers again, the steps of the meantime are seen, and the job completes in its first attempt."""
+    world = World(tmp_path, steps=200)
+    job_id = world.submit(stall_timeout="2m")
+    controller = world.controller()
+    go(world, controller, until=lambda: world.job(job_id).phase is Phase.TRAINING)
+    blind_since = world.clock.at_s
+    world.provider.faults = Faults(throttled=1.0)
+    go(world, controller, until=lambda: world.clock.at_s - blind_since > 240)
+    world.provider.faults = Faults()
+    assert finish(world, controller, job_id) is Phase.COMPLETED
+    job = world.job(job_id)
+    assert (len(job.attempts), job.failures, job.attempts[0].stalled) == (1, 0, False)
+    check(world, job_id)
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_job_that_is_stopped_before_its_launch_was_answered_buys_nothing(tmp_path: Path, exists: bool) -> None:
     """The launch is not asked for again. Did an earlier try start a machine it is found, listed late, and ended; else the

@@ -254,6 +254,14 @@ def test_an_attempt_is_told_its_lease_and_whether_to_stop() -> None:
     assert unanswered.ask is Ask.STOP
 
 
+def test_a_training_that_cannot_be_seen_does_not_count_as_stalled() -> None:
+    """Neither provider nor store could be asked: the lack of news is ours. Seen again and still, it is."""
+    blind = replace(tick(90), blind=True)
+    assert not told([*RUNNING, blind]).attempts[0].stalled
+    assert told([*RUNNING, blind, tick(91)]).attempts[0].stalled
+    assert not told([*RUNNING, blind, training(1, 91, step=7), tick(91)]).attempts[0].stalled
+
+
 def test_a_noticed_machine_is_never_stalled() -> None:
     """It is the provider's to end, and its first hour is then free."""
     job = told([*RUNNING, noticed(1, 31, 33), tick(33.5)])
