@@ -191,13 +191,24 @@ def instance(tmp_path: Path, endpoint: str) -> Iterator[Instance]:
 
 def test_an_instance_boots_runs_its_attempt_and_ends(instance: Instance) -> None:
     """With nothing but its role: the wheel is this spotrun, and imports nothing from the place of the tests."""
-    instance.prepare("import spotrun; print('trained with', spotrun.__file__)")
+    instance.prepare(
+        "import shutil, spotrun, subprocess\n"
+        "print('trained with', spotrun.__file__)\n"
+        "for program in ('pip', 'torchrun'):\n"
+        "    path = shutil.which(program)\n"
+        "    print('found', path, 'for', open(path).readline().strip())\n"
+        "print('works:', subprocess.run(['pip', '--version'], check=True, capture_output=True, text=True).stdout)\n"
+    )
     instance.boot(wheel=instance.wheel(), requirement=None)
     instance.wait_off()
     told = instance.last_word()
     assert (told.outcome, told.exit_code) == (Outcome.COMPLETED, 0), instance.console()
     (line,) = [line for line in told.tail if line.startswith("trained with")]
     assert line.startswith(f"trained with {instance.disk}/opt/venv/lib/")
+    programs = f"{instance.disk}/opt/venv/bin"
+    for program in ("pip", "torchrun"):
+        assert f"found {programs}/{program} for #!{programs}/python" in told.tail
+    assert any(line.startswith("works: pip ") for line in told.tail)
     assert instance.off.read_text() == "-h now " * instance.off.read_text().count("-h now ")
     options = (instance.disk / "timer").read_text().splitlines()
     assert options[-3:] == ["shutdown", "-h", "now"]

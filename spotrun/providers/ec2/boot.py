@@ -12,17 +12,20 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import site
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
 
+PROGRAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*:[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*")
 TRIES = 8  # a role's credentials may take some seconds to reach a new instance
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # for link-local addresses
 
@@ -130,9 +133,19 @@ def fail(order: dict[str, Any], log: str) -> None:
 
 
 def inherit(venv: str) -> None:
-    """A `venv` made by a virtual environment sees only what that one is based on; the packages are in between."""
+    """A `venv` made by a virtual environment sees only what that one is based on; the packages are in between. Their programs
+    (pip, torchrun) would run in the other environment, which has no spotrun, so each is made anew for this one."""
     for target in Path(venv).glob("lib/python*/site-packages"):
         (target / "inherited.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    programs = Path(venv) / "bin"
+    for entry in entry_points(group="console_scripts"):
+        module, _, function = entry.value.partition(":")
+        program = programs / entry.name
+        if not PROGRAM.fullmatch(f"{entry.name}:{module}:{function}") or program.exists():
+            continue
+        lines = (f"#!{programs}/python", "import sys", f"import {module}", f"sys.exit({module}.{function}())", "")
+        program.write_text("\n".join(lines))
+        program.chmod(0o755)
 
 
 def main() -> None:
