@@ -78,9 +78,10 @@ def shard_of(tensor: torch.Tensor, path: str) -> Shard | None:
     mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
     for placement in placements:
         if not (placement.is_shard() or placement.is_replicate()):
-            raise NotCapturable(
-                path, f"a DTensor of placement {placement}", "Redistribute it to Shard or Replicate placements."
-            )
+            advice = "Redistribute it to Shard or Replicate placements."
+            if "Strided" in type(placement).__name__:
+                advice = "fully_shard over tensor parallelism is not saved in this version: use one of the two."
+            raise NotCapturable(path, f"a DTensor of placement {placement}", advice)
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
     here = mesh.get_coordinate()
     if here is None:

@@ -1,8 +1,8 @@
 """A small training for several processes, for the tests of this directory.
 
-    gang_small.py OUT --kind ddp|fsdp|plain --steps N --batch B [--save-at S ...] [--wait] [--asks RANK] [--tag T]
+    gang_small.py OUT --kind ddp|fsdp|hsdp|tp|2d|plain --steps N --batch B [--save-at S ...] [--wait] [--asks RANK] [--tag T]
                       [--crash-after S] [--die PHASE:RANK] [--cold] [--short RANK] [--slow]
-                      [--evaluate S] [--idle RANK]
+                      [--evaluate S] [--idle RANK] [--again]
 
 Writes OUT/<rank>.json: losses and samples by step, and digests of the full state at the end.
 """
@@ -23,8 +23,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
@@ -57,14 +59,17 @@ def main() -> None:
     wrapped = wrap(model, options.kind, world)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.9)
-    torch.manual_seed(100 + rank)  # dropout differs from process to process
+    part, parts = share_of_data(options.kind, rank, world)
+    torch.manual_seed(100 + part)  # dropout differs from process to process
     data = TensorDataset(torch.randn(192, WIDTH, generator=torch.Generator().manual_seed(7)))
-    sampler = DistributedSampler(data, num_replicas=world, rank=rank, seed=3)
+    sampler = DistributedSampler(data, num_replicas=parts, rank=part, seed=3)
     loader = DataLoader(data, batch_size=options.batch, sampler=sampler, drop_last=True)
     run = spotrun.attach(
         model=wrapped, optimizer=optimizer, scheduler=scheduler, loader=loader, name="small",
         interval="1h", total_steps=options.steps,
     )  # fmt: skip
+    if options.again:
+        run.save(wait=True, tag=f"moved-{options.kind}")
     seen, losses = [], []
     for _ in run.epochs():
         for (inputs,) in run.batches(loader):
@@ -118,6 +123,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--die", default="")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--short", type=int, default=-1)
     return parser.parse_args()
 
@@ -133,12 +139,36 @@ def wrap(model: nn.Module, kind: str, world: int) -> nn.Module:
     if kind == "ddp" and world > 1:
         return DistributedDataParallel(model, bucket_cap_mb=0.005)
     if kind == "fsdp":
-        mesh = init_device_mesh("cpu", (world,))
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                fully_shard(layer, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        return sharded(model, init_device_mesh("cpu", (world,)))
+    if kind == "hsdp":  # two copies of what two processes share
+        return sharded(model, init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copy", "shard")))
+    if kind == "tp":
+        return split(model, init_device_mesh("cpu", (world,)))
+    if kind == "2d":
+        mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+        return sharded(split(model, mesh["tensor"]), mesh["data"])
     return model
+
+
+def sharded(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def split(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Tensor parallel: the linear layers by columns and by rows in turn, what they give whole again each time."""
+    ways = [ColwiseParallel(output_layouts=Replicate()), RowwiseParallel(input_layouts=Replicate())]
+    layers = [name for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+    return parallelize_module(model, mesh, {name: ways[place % 2] for place, name in enumerate(layers[:-1])})
+
+
+def share_of_data(kind: str, rank: int, world: int) -> tuple[int, int]:
+    """Which part of the data this process trains with, of how many: those that hold one tensor together have the same."""
+    if kind == "tp":
+        return 0, 1
+    return (rank // 2, world // 2) if kind == "2d" else (rank, world)
 
 
 def arm(phase: str, rank: str) -> None:

@@ -122,9 +122,32 @@ def test_ddp_of_three_would_differ_without_its_buckets_laid_out(nursery: Nursery
         assert_goes_on_exactly(nursery, tmp_path, 3, "ddp", "--cold")
 
 
-def test_fsdp_goes_on_to_the_bit(nursery: Nursery, tmp_path: Path) -> None:
-    """Each process saves its shards, the last layer's uneven: one row over two processes."""
-    assert_goes_on_exactly(nursery, tmp_path, 2, "fsdp")
+@pytest.mark.parametrize(("kind", "world"), [("fsdp", 2), ("hsdp", 4), ("tp", 2)])
+def test_sharded_models_go_on_to_the_bit(nursery: Nursery, tmp_path: Path, kind: str, world: int) -> None:
+    """Each process saves its shards, the last layer's uneven: one row over two processes. Of equal shards one is saved."""
+    assert_goes_on_exactly(nursery, tmp_path, world, kind)
+
+
+@pytest.mark.parametrize("ways", [["fsdp:4", "ddp:2", "plain:1"], ["tp:2", "plain:1", "hsdp:4"]], ids="-".join)
+def test_a_run_that_moves_from_sharding_to_sharding_keeps_every_byte(nursery: Nursery, ways: list[str]) -> None:
+    """Each loads what the one before has saved, changes nothing, and saves it again in its own way."""
+    kind, world = ways[0].split(":")
+    saved = nursery.train(int(world), "--kind", kind, "--steps", 5, "--batch", 4)
+    assert saved.codes == [0] * int(world), saved.told
+    for way in ways[1:]:
+        kind, world = way.split(":")
+        moved = nursery.train(int(world), "--kind", kind, "--steps", 5, "--batch", 4, "--again")
+        assert moved.codes == [0] * int(world), moved.told
+        assert all(state == saved.states[0] for state in moved.states)
+        assert len(nursery.commits) == ways.index(way) + 1
+
+
+def test_shards_of_shards_are_refused_by_name(nursery: Nursery) -> None:
+    """FSDP2 over tensor parallelism: before the first step, and with what to do."""
+    refused = nursery.train(4, "--kind", "2d", "--steps", 5)
+    assert refused.codes == [1] * 4
+    assert "fully_shard over tensor parallelism is not saved in this version" in refused.told[0]
+    assert nursery.commits == []
 
 
 WAYS = [("ddp", 2, 8), ("fsdp", 2, 8), ("plain", 1, 16)]
@@ -174,19 +197,23 @@ def test_a_step_of_other_samples_is_refused(nursery: Nursery) -> None:
     assert "take 4" in refused.told[0]
 
 
-@pytest.mark.parametrize("death", ["blobs:1", "part:1", "blobs:0", "commit:0", "outcome:0"])
-def test_a_death_in_a_save_loses_nothing_and_strands_nobody(nursery: Nursery, tmp_path: Path, death: str) -> None:
-    """One of two dies before its blobs, after them, before the commit or after it; the other ends, and a resume works."""
+@pytest.mark.parametrize(
+    ("death", "world"),
+    [("blobs:1", 2), ("part:1", 2), ("blobs:0", 2), ("commit:0", 2), ("outcome:0", 2), ("part:2", 4), ("outcome:0", 4)],
+)
+def test_a_death_in_a_save_loses_nothing_and_strands_nobody(
+    nursery: Nursery, tmp_path: Path, death: str, world: int
+) -> None:
+    """One dies before its blobs, after them, before the commit or after it; the others end, and a resume works."""
     phase, rank = death.split(":")
-    ended = nursery.train(2, "--steps", 8, "--save-at", 3, "--die", death, silence_s=2)
-    assert ended.codes[int(rank)] == -signal.SIGKILL
-    assert ended.codes[1 - int(rank)] == 1
+    ended = nursery.train(world, "--steps", 8, "--save-at", 3, "--die", death, silence_s=2)
+    assert ended.codes == [-signal.SIGKILL if place == int(rank) else 1 for place in range(world)]
     committed = [entry.step for entry in nursery.commits]
     assert committed == ([4] if phase == "outcome" else [])
-    resumed = nursery.train(2, "--steps", 8)
-    assert resumed.codes == [0, 0], resumed.told
+    resumed = nursery.train(world, "--steps", 8)
+    assert resumed.codes == [0] * world, resumed.told
     assert ("resumed from step 4" in resumed.told[0]) == (phase == "outcome")
-    straight = nursery.at(tmp_path / "straight").train(2, "--steps", 8)
+    straight = nursery.at(tmp_path / "straight").train(world, "--steps", 8)
     assert resumed.states == straight.states
 
 
