@@ -72,6 +72,10 @@ def demands(world: World, call: Call) -> Iterator[Demand]:
         case "iam", "GetRole":
             arn = f"arn:aws:iam::{world.account}:role/{call.parameters['RoleName']}"
             yield Demand(action="iam:GetRole", resource=arn)
+        case "events", "DescribeRule" | "ListTargetsByRule":
+            rule = call.parameters.get("Name") or call.parameters["Rule"]
+            arn = f"arn:aws:events:{call.region}:{world.account}:rule/{rule}"
+            yield Demand(action=f"events:{call.operation}", resource=arn)
         case "sqs", _:
             name = call.parameters.get("QueueName") or call.parameters["QueueUrl"].rpartition("/")[2]
             arn = f"arn:aws:sqs:{call.region}:{world.account}:{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def test_an_empty_account_becomes_one_that_a_job_can_run_in(
 
     target = clients("events").list_targets_by_rule(Rule="spotrun-notices")["Targets"][0]["Arn"]
     assert target == f"arn:aws:sqs:us-east-1:{world.account}:spotrun-notices"
+    clients("sqs").delete_queue(QueueUrl=clients("sqs").get_queue_url(QueueName="spotrun-notices")["QueueUrl"])
+
+
+def test_the_controllers_policy_suffices_for_a_look_at_everything(
+    world: World, shell: Shell, clients: Callable[..., Any]
+) -> None:
+    """Whoever launches need not be an administrator to ask whether a job would run."""
+    job = JOB + "ec2: {queue: spotrun-notices}\n"
+    (shell.folder / "job.yaml").write_text(job)
+    shell.run("doctor", "job.yaml", "--fix", "--create-queue", says="y\n" * 4)
+    policy = json.loads(shell.run("iam", "controller", "job.yaml").stdout)
+    world.permissions.hold("user", policy)
+    lights = {area: {each["light"] for each in checks} for area, checks in shell.checks("job.yaml").items()}
+    assert {demand.action for demand in world.permissions.denied} <= {"ec2:GetInstanceMetadataDefaults"}
+    assert lights.pop("expiry") == {"yellow"}
+    assert set().union(*lights.values()) == {"green"}, lights
     clients("sqs").delete_queue(QueueUrl=clients("sqs").get_queue_url(QueueName="spotrun-notices")["QueueUrl"])
 
 

@@ -12,7 +12,8 @@ import pytest
 from local_world import JOB, NOTE, SCALE, SLEEPER, World, eventually, processes
 
 from spotrun.errors import ProviderError
-from spotrun.providers.local.sweep import living, sweep
+from spotrun.providers.leftover import Kind
+from spotrun.providers.local.sweep import left_over, living, sweep
 from spotrun.providers.provider import EndCause, Instance, InstanceState
 
 TREE = NOTE + "subprocess.Popen(['sleep', '600'], start_new_session=True); note('ready'); time.sleep(600)"
@@ -100,6 +101,18 @@ def test_sweep_ends_everything_under_a_home(home: Path) -> None:
         assert processes("SPOTRUN_INSTANCE", id_) == []
         eventually(lambda id_=id_: not processes("SPOTRUN_HOST", id_), "the end of the host")
     assert {instance.end_cause for instance in world.provider.observe(JOB)} == {EndCause.TERMINATED}
+
+
+def test_sweep_ends_only_those_that_are_named(home: Path) -> None:
+    """As `spotrun reap` does: it knows each machine's job and attempt, and leaves what a live job needs."""
+    world = World(home, agent=TREE)
+    mine = world.launch()
+    other = world.provider.launch(world.request(job="job-2"))
+    eventually(lambda: world.notes().count("ready") == 2, "two agents")
+    found = {each.id: (each.kind, each.job_id, each.attempt) for each in left_over(home)}
+    assert found == {mine.id: (Kind.PROCESS, JOB, 1), other.id: (Kind.PROCESS, "job-2", 1)}
+    assert sweep(home, only=[other.id]) == (other.id,)
+    assert living(home) == (mine.id,)
 
 
 def test_sweep_ends_a_machine_whose_host_hangs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

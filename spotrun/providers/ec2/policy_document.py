@@ -249,6 +249,7 @@ def _looking(scope: Scope) -> list[_Statement]:
                 f"arn:{scope.partition}:iam::*:instance-profile/{scope.role}",
                 f"arn:{scope.partition}:iam::*:role/{scope.role}",
                 f"arn:{scope.partition}:iam::*:role/aws-service-role/spot.amazonaws.com/*",
+                f"arn:{scope.partition}:iam::*:role/AWSServiceRoleForEC2Spot",  # its name while it is not there
             ],
         ),
     ]
