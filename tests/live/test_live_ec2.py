@@ -1,6 +1,6 @@
 """A job in a real account: what the small AWS cannot show. Images, cloud-init, permissions and prices are AWS's own.
 
-    SPOTRUN_LIVE_BUCKET=my-bucket AWS_REGION=us-east-1 python -m pytest tests/live
+    SPOTRUN_LIVE_BUCKET=my-bucket AWS_REGION=us-east-1 python -m pytest -m live tests/live
 
 needs what `spotrun doctor` calls green. `SPOTRUN_LIVE_TYPES` names other instance types, separated by commas.
 """
@@ -64,6 +64,15 @@ def test_a_small_training_completes_on_spot_and_leaves_nothing(tmp_path: Path) -
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     home = tmp_path / "home"
+    try:
+        completes_and_leaves_nothing(home)
+    except BaseException:  # whatever happened here, nothing goes on there
+        spotrun(home, "stop")
+        spotrun(home, "reap", "--yes")
+        raise
+
+
+def completes_and_leaves_nothing(home: Path) -> None:
     done = spotrun(home, "launch", "job.yaml", "--follow", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     status = json.loads(spotrun(home, "status", "--json").stdout)
