@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from spotrun.job import Job, JobSpec, MoveDecided, OnShortage, Placed, Waited, launch_token
-from spotrun.market.offer import Offer
+from spotrun.job import Job, JobSpec, MoveDecided, OnShortage, Placed, Rebalance, Waited, launch_token
+from spotrun.market.offer import MarketKind, Offer
+from spotrun.policy.cooldown import Cooldown
 from spotrun.policy.placement import LOOK, LaunchOffer, Move, Stay, Wait, placement
 from spotrun.policy.situation import situation
 
-__all__ = ["look", "may_move", "move", "place", "placed"]
+__all__ = ["leave", "look", "may_leave", "may_move", "move", "place", "placed"]
 
 _LOOK_WALL_S = 2.0  # a controller on a fast clock looks no more often
 
@@ -46,11 +47,46 @@ def move(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
 def may_move(job: Job) -> bool:
     """Whether the job has a machine that could be given up for another: one that nobody wants to end, and a user who
     allows on-demand."""
+    return _could_end(job) and job.spec.limits.on_shortage is OnShortage.ON_DEMAND
+
+
+def may_leave(job: Job, recommended_at: datetime | None) -> bool:
+    """Whether AWS recommends to leave the job's machine, and the user wants to follow (`ec2.rebalance: move`)."""
+    follows = job.spec.provider == "ec2" and job.spec.ec2.rebalance is Rebalance.MOVE
+    return follows and recommended_at is not None and _could_end(job)
+
+
+def leave(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
+    """The cheapest other spot pool, to go on in before the present one takes its machine back; None: there is none that
+    can be tried, and a machine at risk is better than none."""
+    attempt = job.attempt
+    if attempt is None or attempt.market != MarketKind.SPOT.value:
+        return None  # on-demand machines are not at risk
+    holds = Cooldown().holds(situation(job, now=at, offers=offers))
+    others = [
+        offer
+        for offer in offers
+        if offer.market is MarketKind.SPOT and offer.pool not in holds and offer.pool != attempt.pool
+    ]
+    if not others:
+        return None
+    best = min(others, key=lambda offer: (offer.price_usd_per_hour, offer.pool))
+    return MoveDecided(
+        at=at,
+        attempt=attempt.number,
+        pool=best.pool,
+        market=best.market.value,
+        reason=f"AWS recommends to leave {attempt.zone}: an interruption of this machine has become likely",
+    )
+
+
+def _could_end(job: Job) -> bool:
+    """Whether the job has a machine that nobody wants to end yet, and that still trains."""
     attempt = job.attempt
     if attempt is None or attempt.instance_id is None or attempt.exit is not None or job.ending is not None:
         return False
     is_ending = attempt.stopping_since is not None or attempt.notice_deadline is not None
-    return not is_ending and attempt.trained_until is None and job.spec.limits.on_shortage is OnShortage.ON_DEMAND
+    return not is_ending and attempt.trained_until is None
 
 
 def look(spec: JobSpec) -> timedelta:

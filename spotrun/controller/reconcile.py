@@ -25,7 +25,7 @@ from spotrun.controller.journal import Journal
 from spotrun.controller.lease import Lease
 from spotrun.controller.mailbox import Mailbox
 from spotrun.controller.outside import JobClock, Outside
-from spotrun.controller.placing import look, may_move
+from spotrun.controller.placing import leave, look, may_leave, may_move
 from spotrun.controller.sighting import Lookout, orphans
 from spotrun.controller.stage import Stage, lease_life
 from spotrun.controller.timing import Pace, Timing, at_least
@@ -53,6 +53,7 @@ from spotrun.providers.provider import Instance, InstanceState
 __all__ = ["Reconciler"]
 
 ROUNDS_MAX = 32  # place, launch, refused, place elsewhere, ...: more pools than that are tried in the next turn
+LEAVE_WALL_S = 30.0  # between two looks for another pool, while AWS recommends to leave the present one
 CONFLICTS_MAX = 8  # other writers append once in a while; a turn that is overtaken so often waits for the next
 
 _logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Reconciler:
         self._has_turned = False
         self._connected: _Connected | None = None
         self._instances: Sequence[Instance] | None = None  # None: the provider could not be asked
+        self._recommended_at: datetime | None = None  # AWS recommended to leave the attempt's machine
 
     @property
     def job(self) -> Job:
@@ -181,6 +183,7 @@ class Reconciler:
         if self._instances is None or attempt is None:
             return attempt is None
         seen = to.lookout.look(attempt, self._instances, self._now())
+        self._recommended_at = seen.recommended_at
         is_over = any(isinstance(event, AttemptEnded) for event in seen.events)
         for event in seen.events:
             if is_news(self.job, event) or (is_over and self._adds_progress(event)):
@@ -196,7 +199,12 @@ class Reconciler:
         return attempt is not None and after.attempt is not None and after.attempt.progress != attempt.progress
 
     def _consider_moving(self, to: _Connected) -> None:
-        """Asks the policy now and then whether the attempt should go on elsewhere."""
+        """Asks now and then whether the attempt should go on elsewhere: because AWS recommends it, or the policy."""
+        if may_leave(self.job, self._recommended_at) and self._pace.ready("leave"):
+            with self._guarded("leave", again_in_s=LEAVE_WALL_S):
+                event = leave(self.job, to.stage.provider.offers(), self._now())
+                if event is not None and is_news(self.job, event):
+                    self._record(event)
         if not may_move(self.job) or not self._pace.ready("move"):
             return
         with self._guarded("move", again_in_s=self._clock.wall(look(self.job.spec).total_seconds())):

@@ -42,6 +42,7 @@ class Sighting:
 
     events: tuple[Event, ...] = ()
     problem: StoreError | None = None  # the agent's words could not be read
+    recommended_at: datetime | None = None  # the provider recommended to leave this machine
 
 
 class Lookout:
@@ -73,8 +74,9 @@ class Lookout:
         if instance is None:
             instance = self._lost(attempt, beat, at)
         said = _said(attempt, beat=beat, last_word=last_word, instance=instance, at=at)
+        recommended_at = None if beat is None else beat.recommended_at
         if instance is None or instance.state is not InstanceState.ENDED:
-            return Sighting(events=(*first, *said), problem=problem)
+            return Sighting(events=(*first, *said), problem=problem, recommended_at=recommended_at)
         if problem is not None and not self._out_of_patience(at):
             return Sighting(events=(*first, *said), problem=problem)  # its last word may yet be read
         return Sighting(events=(*first, *said, _ended(instance, at, problem)), problem=problem)

@@ -205,6 +205,11 @@ def _interruptions(job: Job, since: datetime) -> tuple[Interruption, ...]:
     for attempt in reversed(job.attempts):
         if attempt.ended_at is not None and attempt.ended_at < since:
             break
-        if attempt.ended_at is not None and attempt.end_reason is EndReason.INTERRUPTED:
+        if attempt.ended_at is not None and (attempt.end_reason is EndReason.INTERRUPTED or _fled(attempt)):
             found.append(Interruption(pool=attempt.pool, at=attempt.ended_at))
     return tuple(found)
+
+
+def _fled(attempt: Attempt) -> bool:
+    """Whether it gave up a spot machine for another one, as the provider recommended: its pool is about to take some back."""
+    return attempt.market == MarketKind.SPOT.value and attempt.moving_to.endswith(f"/{MarketKind.SPOT.value}")
