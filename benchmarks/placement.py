@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spotrun.errors import SpecError
 from spotrun.market.trace import Trace, read_trace
 from spotrun.policy.catalogue import DEFAULT, RULES, NamedRule
 from spotrun.policy.episode import Scene, compiled
@@ -90,10 +91,14 @@ def cells(k: int, interval_h: float = 0.0) -> list[Cell]:
 
 
 def read_traces(root: Path) -> dict[str, Trace]:
-    """Relative path -> trace, of every JSON file that is one; those too short for an episode are told and left out."""
+    """Relative path -> trace. Files that are no traces, or too short for an episode, are told and left out."""
     found = {}
     for path in sorted(root.rglob("*.json")):
-        trace = read_trace(path)
+        try:
+            trace = read_trace(path)
+        except SpecError as error:
+            print(f"{error}: left out", file=sys.stderr)
+            continue
         if len(trace.counts) * trace.gap.total_seconds() < (HISTORY_H + max(DEADLINES_H) + 1) * 3600:
             print(f"{path}: shorter than {HISTORY_H + max(DEADLINES_H) + 1} h: left out", file=sys.stderr)
         else:
