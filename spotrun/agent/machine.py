@@ -83,6 +83,9 @@ def power_off() -> None:
 
 def _attempt(order_file: Path, folder: Path) -> int:
     order = MachineOrder.model_validate_json(order_file.read_bytes())
+    region = _metadata(os.environ).text("placement/region")
+    if region is not None and not os.environ.get("AWS_REGION"):
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)  # clients ask the environment, not the machine
     store = open_store(order.place, dict(order.store) or None)
     inner = store.inner if isinstance(store, RetryingStore) else store
     try:
@@ -141,19 +144,14 @@ def _config(order: MachineOrder, folder: Path, store: BlobStore) -> AgentConfig:
 
 def _environment(document: LaunchDocument, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
     """The agent's environment: the machine's own, the launch's over it, and what only the machine knows over both."""
-    metadata = _metadata(own)
-    environment = {
+    return {
         **own,
         **document.environment,
         "SPOTRUN_IMDS": _metadata_url(own),
-        "SPOTRUN_INSTANCE": metadata.text("instance-id") or f"unknown-{document.attempt}",
+        "SPOTRUN_INSTANCE": _metadata(own).text("instance-id") or f"unknown-{document.attempt}",
         "SPOTRUN_WORKDIR": str(folder / "work"),
         "SPOTRUN_SCRATCH": str(folder / "scratch"),
     }
-    region = metadata.text("placement/region")
-    if region is not None and not environment.get("AWS_REGION"):
-        environment.setdefault("AWS_DEFAULT_REGION", region)
-    return environment
 
 
 def _metadata(own: Mapping[str, str]) -> MetadataService:

@@ -33,7 +33,7 @@ cat >"$ETC/spotrun-agent.service" <<UNIT
 Description=One attempt of a job of spotrun
 After=network-online.target
 [Service]
-Environment=HOME=/root PYTHONUNBUFFERED=1
+Environment=HOME=/root PYTHONUNBUFFERED=1 AWS_METADATA_SERVICE_NUM_ATTEMPTS=5 AWS_METADATA_SERVICE_TIMEOUT=2
 ExecStart=$OPT/venv/bin/python -m spotrun.agent.machine $ETC/attempt.json $OPT/job
 ExecStopPost=shutdown -h now
 KillMode=mixed
