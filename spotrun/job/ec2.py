@@ -104,7 +104,7 @@ class Ec2(Section):
     """Container image that the command runs in, instead of on the machine itself."""
 
     rebalance: Rebalance = Rebalance.SAVE
-    """At AWS's recommendation to rebalance: `ignore` it, `save` at once, or `move`, which saves too."""
+    """At AWS's recommendation to rebalance: `ignore` it, `save` at once, or save and `move` elsewhere."""
 
     lease: Annotated[Duration, between(timedelta(seconds=10), timedelta(days=7))] = timedelta(hours=1)
     """How long an instance goes on without a word of a controller, whose computer may sleep or whose credentials may have run
