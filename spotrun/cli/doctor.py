@@ -123,7 +123,7 @@ class _Visit:
 
         from spotrun.providers.ec2.account import Account
         from spotrun.providers.ec2.doctor.question import Question, question_of_job
-        from spotrun.providers.ec2.policy_document import NOTICE_QUEUE, Scope
+        from spotrun.providers.ec2.scope import NOTICE_QUEUE, Scope
 
         self._account = Account()
         if self._spec is not None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from spotrun.providers.ec2.policy_document import PolicyDocument, Scope
+    from spotrun.providers.ec2.policy_document import PolicyDocument
+    from spotrun.providers.ec2.scope import Scope
 
 __all__ = ["app", "scope_of"]
 
@@ -76,7 +77,8 @@ def instance(
 @app.command("trust")
 def trust(partition: _Partition = "aws") -> None:
     """Who may take on the instance's role: only EC2."""
-    from spotrun.providers.ec2.policy_document import check_partition, trust_policy
+    from spotrun.providers.ec2.policy_document import trust_policy
+    from spotrun.providers.ec2.scope import check_partition
 
     check_partition(partition)
     _print(trust_policy(partition))
@@ -89,7 +91,7 @@ def scope_of(job_file: Path | None, *, bucket: str, prefix: str | None, kms_key:
         SpecError: no bucket is named, or what is named is none.
     """
     from spotrun.errors import SpecError
-    from spotrun.providers.ec2.policy_document import DEFAULT_PREFIX, Scope, scope_of_job
+    from spotrun.providers.ec2.scope import DEFAULT_PREFIX, Scope, scope_of_job
 
     if job_file is None:
         if not bucket:

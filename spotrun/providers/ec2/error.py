@@ -211,13 +211,13 @@ def refusal(answer: Answer, *, doing: str, pool: str = "") -> ProviderError:
         case Kind.QUOTA | Kind.NETWORK:
             return QuotaRefused(f"the account's limits do not allow {doing}: {told}{more}")
         case Kind.THROTTLED:
-            return Throttled(f"AWS was asked too often {doing}: {told}; it is asked again, less often")
+            return Throttled(f"AWS was asked too often {doing}: {told}; it may be asked again, less often")
         case Kind.CREDENTIALS:
             return CredentialsExpired(f"AWS did not accept the credentials {doing}: {told}{more}")
         case Kind.DENIED:
             return Denied(f"AWS refused {doing}: {told}{more}")
         case Kind.UNKNOWN:
-            return ProviderError(f"AWS could not be asked {doing}: {told}; it is asked again")
+            return ProviderError(f"AWS could not be asked {doing}: {told}; it may be asked again")
 
 
 def _short(words: str) -> str:

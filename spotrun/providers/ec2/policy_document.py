@@ -20,27 +20,16 @@ controller policy has proven in many accounts.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
-from spotrun.errors import SpecError
-from spotrun.job.spec import JobSpec
+from spotrun.providers.ec2.scope import Scope, split_s3
 
 __all__ = [
-    "DEFAULT_PREFIX",
-    "INSTANCE_ROLE",
     "MANAGED_TAG",
-    "NOTICE_QUEUE",
     "PolicyDocument",
-    "Scope",
-    "check_partition",
     "controller_policy",
     "instance_policy",
     "queue_policy",
-    "scope_of_job",
-    "split_s3",
     "trust_policy",
 ]
 
@@ -48,12 +37,7 @@ PolicyDocument: TypeAlias = dict[str, object]
 _Statement: TypeAlias = dict[str, object]
 
 MANAGED_TAG = "spotrun:managed"  # on everything that spotrun creates, with the value "true"
-INSTANCE_ROLE = "spotrun-instance"  # role and instance profile have this name
-NOTICE_QUEUE = "spotrun-notices"
-DEFAULT_PREFIX = "runs"
 
-_PARTITIONS = ("aws", "aws-cn", "aws-us-gov")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _VERSION = "2012-10-17"  # of the policy language, not a date of ours
 _BORN_OURS = {f"aws:RequestTag/{MANAGED_TAG}": "true"}
 _CREATED = ("fleet", "instance", "network-interface", "spot-instances-request", "volume")
@@ -89,88 +73,6 @@ _WRITE_OBJECTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scope:
-    """What the documents are to allow.
-
-    Attributes:
-        bucket, prefix: where the runs lie; an empty prefix is the whole bucket.
-        reads: `s3://` URLs of inputs, which the instance may read and not write.
-        kms_key, disk_key: ARN or id of the keys that encrypt the runs and the disks, where these are the user's own.
-        role, queue: names of the instance's role and of the queue for notices.
-        images: ARNs of ECR repositories that the instance may pull from.
-        partition: `aws`, `aws-cn` or `aws-us-gov`.
-    """
-
-    bucket: str
-    prefix: str = DEFAULT_PREFIX
-    reads: tuple[str, ...] = ()
-    kms_key: str | None = None
-    disk_key: str | None = None
-    role: str = INSTANCE_ROLE
-    queue: str = NOTICE_QUEUE
-    images: tuple[str, ...] = ()
-    partition: str = "aws"
-
-    def __post_init__(self) -> None:
-        check_partition(self.partition)
-        if not _BUCKET.fullmatch(self.bucket):
-            raise SpecError(
-                f"{self.bucket!r} is no name of a bucket: 3 to 63 lower-case letters, digits, dots and hyphens, without s3://"
-            )
-        if unfit := set("*?${}").intersection(self.prefix):
-            raise SpecError(
-                f"--prefix: {''.join(sorted(unfit))} would mean something else in a policy; use a plain path"
-            )
-        for url in self.reads:
-            split_s3(url)
-        object.__setattr__(self, "kms_key", _key_arn(self.kms_key, self.partition))
-        object.__setattr__(self, "disk_key", _key_arn(self.disk_key, self.partition))
-
-
-def check_partition(partition: str) -> None:
-    """Refuses what is no partition of AWS.
-
-    Raises:
-        SpecError: it is none.
-    """
-    if partition not in _PARTITIONS:
-        raise SpecError(f"--partition: {partition!r} is none of {', '.join(_PARTITIONS)}")
-
-
-def scope_of_job(spec: JobSpec, *, partition: str = "aws") -> Scope:
-    """What one job needs: its place for checkpoints, its inputs on S3, its keys.
-
-    Raises:
-        SpecError: it does not save to S3.
-    """
-    if spec.checkpoint is None:
-        raise SpecError("checkpoint.uri is missing in the job file, so no policy can be written for its bucket")
-    bucket, prefix = split_s3(spec.checkpoint.uri)
-    return Scope(
-        bucket=bucket,
-        prefix=prefix,
-        reads=tuple(url for url in spec.inputs.values() if url.startswith(("s3://", "s3a://"))),
-        kms_key=spec.checkpoint.options.kms_key,
-        disk_key=spec.ec2.kms_key,
-        role=spec.ec2.instance_profile,
-        queue=spec.ec2.queue or NOTICE_QUEUE,
-        partition=partition,
-    )
-
-
-def split_s3(url: str) -> tuple[str, str]:
-    """Bucket and prefix of an `s3://` URL; the prefix without slashes at its ends.
-
-    Raises:
-        SpecError: it is no such URL.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in {"s3", "s3a"} or not parts.netloc:
-        raise SpecError(f"{url!r} is no place on S3; write s3://bucket/path")
-    return parts.netloc, parts.path.strip("/")
-
-
 def controller_policy(scope: Scope) -> PolicyDocument:
     """For whoever runs the controller and `spotrun doctor` (without --fix), `reap` and `prices`."""
     return _document([*_looking(scope), *_launching(scope), *_ending(scope), *_keeping(scope), *_keys(scope)])
@@ -196,6 +98,7 @@ def instance_policy(scope: Scope) -> PolicyDocument:
         ]
     if scope.kms_key:
         statements.append(_allow("UseTheKeyOfRuns", ("kms:Decrypt", "kms:GenerateDataKey"), scope.kms_key))
+    statements += _signing(scope)
     if scope.images:
         statements.append(_allow("SignInToImages", ("ecr:GetAuthorizationToken",), "*"))
         pull = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
@@ -333,6 +236,7 @@ def _keys(scope: Scope) -> list[_Statement]:
     statements = []
     if scope.kms_key:
         statements.append(_allow("UseTheKeyOfRuns", ("kms:Decrypt", "kms:GenerateDataKey"), scope.kms_key))
+    statements += _signing(scope)
     if scope.disk_key:
         actions = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom")
         lent: _Statement = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
@@ -343,14 +247,10 @@ def _keys(scope: Scope) -> list[_Statement]:
     return statements
 
 
-def _key_arn(key: str | None, partition: str) -> str | None:
-    if not key or key.startswith("arn:"):
-        if key and ":alias/" in key:
-            raise SpecError(f"{key} is an alias, which no policy takes: give the key's own ARN")
-        return key or None
-    if key.startswith("alias/"):
-        raise SpecError(f"{key} is an alias, which no policy takes: give the key's own ARN")
-    return f"arn:{partition}:kms:*:*:key/{key}"
+def _signing(scope: Scope) -> list[_Statement]:
+    if not scope.signing_key:
+        return []
+    return [_allow("SignAndCheckTheLog", ("kms:GenerateMac", "kms:VerifyMac"), scope.signing_key)]
 
 
 def _reads(scope: Scope) -> list[tuple[str, str]]:

@@ -27,8 +27,8 @@ from spotrun.providers.ec2.doctor.limit import Limit
 from spotrun.providers.ec2.doctor.queue import Queue
 from spotrun.providers.ec2.doctor.region import Found, Region
 from spotrun.providers.ec2.doctor.role import Roles
-from spotrun.providers.ec2.policy_document import Scope
 from spotrun.providers.ec2.quota import Quota
+from spotrun.providers.ec2.scope import Scope
 from spotrun.store import FileStore, MemoryStore
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)

@@ -18,19 +18,22 @@ from spotrun.providers.ec2.doctor.queue import Queue
 from spotrun.providers.ec2.doctor.role import Roles
 from spotrun.providers.ec2.policy_document import (
     PolicyDocument,
-    Scope,
     controller_policy,
     instance_policy,
     queue_policy,
-    scope_of_job,
     trust_policy,
 )
+from spotrun.providers.ec2.scope import Scope, scope_of_job
 
 OURS = {"aws:ResourceTag/spotrun:managed": "true"}
 BORN_OURS = {"aws:RequestTag/spotrun:managed": "true"}
 SCOPE = Scope(bucket="my-bucket", reads=("s3://data/train/",))
 EC2 = "arn:aws:ec2:us-west-2:123456789012"
 RUNS = "arn:aws:s3:::my-bucket/runs"
+
+
+IMAGE = "123456789012.dkr.ecr.us-west-2.amazonaws.com/team/train:1.4"
+REPOSITORY = "arn:aws:ecr:us-west-2:123456789012:repository/team/train"
 
 
 def listed(value: Any) -> list[str]:
@@ -160,6 +163,16 @@ def test_a_key_of_ones_own_is_used_and_lent_to_disks_only() -> None:
         Scope(bucket="my-bucket", disk_key="alias/mine")
 
 
+def test_whoever_signs_or_checks_the_log_may_use_that_key_for_it() -> None:
+    """Controller and machine alike, and for nothing else."""
+    key = "arn:aws:kms:us-west-2:1:key/mac"
+    scope = Scope(bucket="my-bucket", signing_key=key)
+    for document in (controller_policy(scope), instance_policy(scope)):
+        assert allowed(document, "kms:GenerateMac", key)
+        assert allowed(document, "kms:VerifyMac", key)
+        assert not allowed(document, "kms:Decrypt", key)
+
+
 def test_images_are_pulled_from_the_named_repository_only() -> None:
     """Signing in to ECR cannot be narrowed; pulling can."""
     repository = "arn:aws:ecr:us-west-2:1:repository/train"
@@ -205,12 +218,18 @@ def test_a_job_file_says_bucket_prefix_inputs_and_key() -> None:
             "command": "python train.py",
             "checkpoint": {"uri": "s3://my-bucket/team/runs/", "options": {"sse": "aws:kms", "kms_key": key}},
             "inputs": {"train": "s3://data/train/", "here": "./local"},
-            "ec2": {"instance_profile": "mine", "queue": "news"},
+            "ec2": {"instance_profile": "mine", "queue": "news", "docker": IMAGE},
         }
     )
     scope = scope_of_job(spec)
     assert scope == Scope(
-        bucket="my-bucket", prefix="team/runs", reads=("s3://data/train/",), kms_key=key, role="mine", queue="news"
+        bucket="my-bucket",
+        prefix="team/runs",
+        reads=("s3://data/train/",),
+        kms_key=key,
+        role="mine",
+        queue="news",
+        images=(REPOSITORY,),
     )
 
 

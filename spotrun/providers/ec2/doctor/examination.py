@@ -98,7 +98,7 @@ def _areas(account: Account, question: Question, who: Identity, clock: Clock) ->
     ]
     if question.queue is not None:
         areas.append(Area("queue", lambda: _queues(account, question, who)))
-    if scope is not None:
+    if scope is not None and not question.elsewhere:
         areas.append(
             Area(
                 "bucket",

@@ -9,7 +9,7 @@ from datetime import timedelta
 from spotrun.job.ec2 import DEFAULT_IMAGE
 from spotrun.job.spec import JobSpec, OnShortage, Resources
 from spotrun.market.offer import MarketKind
-from spotrun.providers.ec2.policy_document import INSTANCE_ROLE, Scope, scope_of_job
+from spotrun.providers.ec2.scope import INSTANCE_ROLE, Scope, scope_of_job
 
 __all__ = ["Question", "question_of_job"]
 
@@ -24,6 +24,7 @@ class Question:
         regions: where; never empty.
         assumed: whether nobody has named the regions.
         scope: the bucket and prefix of the runs, and what else the instance is to reach; None if no bucket is known.
+        elsewhere: whether the bucket is another service's than AWS's; then only the store itself is tried.
         for_job: whether a job file asks; then what is missing is red.
         lasts: how long the credentials have to live: the job's `max_wait`.
         queue: the queue of notices that the job names; None if it names none.
@@ -32,6 +33,7 @@ class Question:
     regions: tuple[str, ...]
     assumed: bool = False
     scope: Scope | None = None
+    elsewhere: bool = False
     for_job: bool = False
     resources: Resources = field(default_factory=Resources)
     markets: tuple[MarketKind, ...] = (MarketKind.SPOT,)
@@ -54,6 +56,7 @@ def question_of_job(spec: JobSpec, *, regions: Sequence[str]) -> Question:
     return Question(
         regions=tuple(regions),
         scope=scope_of_job(spec),
+        elsewhere=spec.checkpoint is not None and spec.checkpoint.options.endpoint is not None,
         for_job=True,
         resources=spec.resources,
         markets=markets,

@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 
 from spotrun.providers.doctor.verdict import Remedy, Request, Verdict, green, red, yellow
 from spotrun.providers.ec2.account import Account
-from spotrun.providers.ec2.policy_document import Scope, instance_policy, trust_policy
+from spotrun.providers.ec2.policy_document import instance_policy, trust_policy
+from spotrun.providers.ec2.scope import Scope
 
 __all__ = ["Roles", "check", "look", "role_creation"]
 
