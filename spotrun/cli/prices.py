@@ -173,9 +173,11 @@ def _show(lines: Sequence[_Line], *, by_zone: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ["type", "accelerator", "vCPU", "GiB", "region", "on-demand $/h"]
-    columns += ["zone", "spot $/h", "below on-demand"] if by_zone else ["spot $/h, lowest", "highest", "zones"]
-    table = Table(*columns, box=None, pad_edge=False)
+    columns = ["type", "accelerator", "vCPU", "GiB", "region", "list $/h"]
+    columns += ["zone", "spot $/h", "saves"] if by_zone else ["spot $/h, lowest", "highest", "zones"]
+    table = Table(box=None, pad_edge=False)
+    for column in columns:  # names are of no use when cut; headings may take another line
+        table.add_column(column, no_wrap=column in ("type", "accelerator", "region", "zone"))
     for line in lines:
         known = line.known
         gpus = "" if known is None else f"{known.accelerator_count} × {known.accelerator}"

@@ -44,6 +44,8 @@ class Kind(str, Enum):
     UNKNOWN = "unknown"  # it may have happened or not
 
 
+_NONE_FOUND = "NoCredentials"  # our own code: boto3 had nothing to sign with, so AWS was never asked
+
 _CODES: dict[Kind, tuple[str, ...]] = {
     Kind.CAPACITY: (
         "InsufficientInstanceCapacity",
@@ -79,6 +81,7 @@ _CODES: dict[Kind, tuple[str, ...]] = {
         "SlowDown",
     ),
     Kind.CREDENTIALS: (
+        _NONE_FOUND,
         "ExpiredToken",
         "ExpiredTokenException",
         "RequestExpired",
@@ -116,6 +119,10 @@ _KIND = {code: kind for kind, codes in _CODES.items() for code in codes}
 _SAME_TOMORROW = ("Invalid", "Missing", "Malformed", "AuthFailure.")
 
 _ADVICE = {
+    _NONE_FOUND: (
+        "Sign in with `aws configure sso` (once) and `aws sso login`, or set AWS_PROFILE to a profile that exists; what runs "
+        "goes on meanwhile"
+    ),
     "MaxSpotInstanceCountExceeded": "Ask for a higher quota of spot vCPUs of this family (Service Quotas, Amazon EC2)",
     "VcpuLimitExceeded": "Ask for a higher quota of on-demand vCPUs of this family (Service Quotas, Amazon EC2)",
     "InsufficientFreeAddressesInSubnet": "Free addresses in the subnet, or name others in ec2.subnets",
@@ -180,15 +187,15 @@ def answer_of(error: Exception) -> Answer:
         return Answer(
             code="NotAws", words="what answered does not speak as AWS does; is there a proxy or a sign-in page?"
         )
-    missing = (
-        NoCredentialsError,
-        PartialCredentialsError,
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return Answer(code=_NONE_FOUND, words=_short(str(error)))
+    unrenewed = (
         CredentialRetrievalError,
         MetadataRetrievalError,
         SSOError,
         TokenRetrievalError,
     )
-    code = "ExpiredToken" if isinstance(error, missing) else type(error).__name__
+    code = "ExpiredToken" if isinstance(error, unrenewed) else type(error).__name__
     return Answer(code=code, words=_short(str(error)))
 
 
@@ -212,6 +219,8 @@ def refusal(answer: Answer, *, doing: str, pool: str = "") -> ProviderError:
             return QuotaRefused(f"the account's limits do not allow {doing}: {told}{more}")
         case Kind.THROTTLED:
             return Throttled(f"AWS was asked too often {doing}: {told}; it may be asked again, less often")
+        case Kind.CREDENTIALS if answer.code == _NONE_FOUND:
+            return CredentialsExpired(f"AWS was not asked {doing}: boto3 finds no whole credentials{more}")
         case Kind.CREDENTIALS:
             return CredentialsExpired(f"AWS did not accept the credentials {doing}: {told}{more}")
         case Kind.DENIED:

@@ -70,9 +70,11 @@ def test_a_refusal_of_capacity_names_the_pool() -> None:
 
 
 def test_credentials_that_are_missing_or_cannot_be_renewed_are_credentials() -> None:
-    """botocore raises them before AWS is asked."""
+    """botocore raises them before AWS is asked; where there are none at all, nothing is said to have expired."""
     for error in (NoCredentialsError(), TokenRetrievalError(provider="sso", error_msg="run aws sso login")):
         assert answer_of(error).kind is Kind.CREDENTIALS
+    told = str(refusal(answer_of(NoCredentialsError()), doing="for prices"))
+    assert told.startswith("AWS was not asked for prices: boto3 finds no whole credentials. Sign in")
 
 
 def test_a_connection_that_failed_means_that_nothing_is_known() -> None:
