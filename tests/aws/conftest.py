@@ -24,10 +24,16 @@ def world() -> Iterator[World]:
         made.close()
 
 
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the machines of all tests find wheels that were unpacked before."""
+    return tmp_path_factory.mktemp("wheels")
+
+
 @pytest.fixture
-def runner(world: World) -> Iterator[Runner]:
+def runner(world: World, wheels: Path) -> Iterator[Runner]:
     """Instances of the world are machines that run."""
-    made = Runner(world)
+    made = Runner(world, wheels)
     try:
         yield made
     finally:

@@ -19,7 +19,7 @@ import spotrun.policy.cooldown as cooldown  # noqa: E402
 import spotrun.providers.ec2.roll as roll  # noqa: E402
 from spotrun.cli.main import run  # noqa: E402
 
-LIST_S = 0.5
+LIST_S = 1.0
 PAUSE = timedelta(seconds=5)
 
 

@@ -27,6 +27,7 @@ class Machine:
         environment: what every process of the machine sees of the world, `AWS_ENDPOINT_URL` above all.
         role: of the instance's profile.
         power_off: called, in a thread of the machine's, when it asks to be shut down.
+        wheels: where unpacked wheels are kept for the next machine.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class Machine:
         environment: Mapping[str, str],
         role: Role | None,
         power_off: Callable[[], None],
+        wheels: Path,
     ) -> None:
         self.id = str(instance.id)
         self.folder = Path(tempfile.mkdtemp(prefix="ec2-"))
         programs = self.folder / "programs"
         for folder in (programs, self.folder / "root", self.folder / "etc/systemd/system"):
             folder.mkdir(parents=True)
-        write_shims(programs, str(self.folder / "init"))
+        write_shims(programs, str(self.folder / "init"), wheels)
         text = instance.user_data.decode().encode() if instance.user_data else b""
         self.metadata = _metadata(instance, account, text, role)
         self._console = (self.folder / "console").open("wb")

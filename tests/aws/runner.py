@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from moto.iam.models import iam_backends
@@ -30,11 +31,13 @@ class Runner:
 
     Args:
         world: whose instances become machines.
+        wheels: where unpacked wheels are kept for the next machine.
         patience_s: how long a machine that is shut down may take before its power is cut; EC2 gives some minutes.
     """
 
-    def __init__(self, world: World, *, patience_s: float = 2.0) -> None:
+    def __init__(self, world: World, wheels: Path, *, patience_s: float = 2.0) -> None:
         self._world = world
+        self._wheels = wheels
         self.patience_s = patience_s
         self._lock = threading.Lock()
         self._machines: dict[str, Machine] = {}
@@ -109,6 +112,7 @@ class Runner:
                 environment={"AWS_ENDPOINT_URL": self._world.url},
                 role=self._role(instance),
                 power_off=lambda: self._thread(self._powered_off, instance),
+                wheels=self._wheels,
             )
             self._machines[instance.id] = machine
             change(instance, "running")

@@ -35,24 +35,33 @@ chmod +x "$folder/bin/python"
 ln -s python "$folder/bin/python3"
 """
 
-# The environment's Python. Installing a wheel is unpacking it: what else pip does is for what the image lacks.
+# The environment's Python. Installing a wheel is unpacking it: what else pip does is for what the image lacks. The same
+# wheel is unpacked, and compiled, once for all machines of a session.
 _ENVIRONMENT_PYTHON = """#!/bin/bash
 if [[ "$1 $2" != "-m pip" ]]; then exec "$(dirname "$0")/python-real" "$@"; fi
 for what; do :; done
 [[ "$what" == *.whl ]] || { echo "this machine has no network: $what" >&2; exit 1; }
-exec "$(dirname "$0")/python-real" -SE -m zipfile -e "$what" "@SITE@"
+digest=$(sha256sum "$what")
+wheel="@WHEELS@/${digest%% *}"
+if [[ ! -d "$wheel" ]]; then
+  mkdir -p "$wheel.$$"
+  "$(dirname "$0")/python-real" -SE -m zipfile -e "$what" "$wheel.$$"
+  mv -T "$wheel.$$" "$wheel" 2>/dev/null || rm -r "$wheel.$$"
+fi
+ln -sfn -t "@SITE@" "$wheel"/*
 """
 
 
-def write_shims(folder: Path, socket: str) -> None:
+def write_shims(folder: Path, socket: str, wheels: Path) -> None:
     """Writes the programs into a folder.
 
     Args:
         folder: to be the first of the machine's PATH.
         socket: where the machine's init listens.
+        wheels: where unpacked wheels are kept for the next machine.
     """
     texts = {name: _ASK.format(python=sys.executable, socket=socket) for name in POWER}
-    texts["environment-python"] = _ENVIRONMENT_PYTHON
+    texts["environment-python"] = _ENVIRONMENT_PYTHON.replace("@WHEELS@", str(wheels))
     texts["python3"] = _PYTHON.format(
         python=sys.executable,
         executable=Path(sys.executable).resolve(),

@@ -49,7 +49,7 @@ while not (remote / "finish").exists():
     step += 1
     if step % 5 == 0:
         save()
-    time.sleep(0.2)
+    time.sleep(0.25)
 save()
 print("finished at", step, flush=True)
 """
@@ -252,7 +252,7 @@ def folder_job(user: User, **more: Any) -> dict[str, Any]:
         "checkpoint": {
             "uri": "s3://runs/x",
             "interval": "1s",
-            "folder": {"path": "out/", "quiet": "100ms"},
+            "folder": {"path": "out/", "quiet": "300ms"},
         },
         "environment": {"REMOTE": str(user.remote)},
         **more,

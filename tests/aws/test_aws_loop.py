@@ -32,10 +32,16 @@ def test_a_job_survives_a_notice_and_goes_on_in_another_zone(world: World, runne
     assert "Free of charge: attempt 1" in user.spotrun("report").stdout
 
 
-def test_a_job_survives_the_loss_of_a_machine_without_a_notice(world: World, runner: Runner, user: User) -> None:
-    """Nothing on the machine gets to know; the next one goes on from the newest commit, and the rest is lost work."""
+def test_a_job_survives_the_loss_of_a_machine_without_a_notice_and_of_every_answer(
+    world: World, runner: Runner, user: User
+) -> None:
+    """Nothing on the machine gets to know; the next one goes on from the newest commit, and the rest is lost work. The
+    answers to template, fleet and deletion are cut off after their effect: each is done once. (The end of a machine: see
+    the test of `reap`.)"""
+    lost = [world.faults.lose("ec2", name) for name in ("CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate")]
     process = user.launch(folder_job(user))
     first = user.training(1)
+    assert [seen.id for seen in world.instances()] == [first.id]
     user.committed(at_least=10)
     runner.kill(first.id)
     committed = user.committed(at_least=10)
@@ -45,8 +51,9 @@ def test_a_job_survives_the_loss_of_a_machine_without_a_notice(world: World, run
     user.finish()
     job = user.ended()
     assert [attempt.end_reason for attempt in job.attempts] == [EndReason.INTERRUPTED, EndReason.EXITED]
-    assert job.interruptions == 1
     user.settled(process)
+    assert [seen.id for seen in world.instances()] == [first.id, second.id]
+    assert [fault.met for fault in lost] == [1, 1, 1]
 
 
 def test_a_stopped_job_saves_and_its_machine_is_gone(world: World, runner: Runner, user: User) -> None:

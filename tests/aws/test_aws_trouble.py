@@ -8,25 +8,6 @@ from .stage import User, folder_job
 from .world import World
 
 
-def test_lost_answers_of_every_call_that_changes_something_make_no_second_machine(
-    world: World, runner: Runner, user: User
-) -> None:
-    """Template, fleet, deletion: each takes effect while its answer is lost. The end of a machine: see `reap`."""
-    lost = [world.faults.lose("ec2", name) for name in ("CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate")]
-    process = user.launch(folder_job(user))
-    first = user.training(1)
-    assert [seen.id for seen in world.instances()] == [first.id]
-    user.committed(at_least=5)
-    runner.kill(first.id)
-    user.training(2)
-    user.finish()
-    user.ended()
-    user.settled(process)
-    assert len(world.instances()) == 2
-    assert len(user.job().attempts) == 2
-    assert [fault.met for fault in lost] == [1, 1, 1]
-
-
 def test_a_job_waits_while_no_zone_has_capacity_says_why_and_goes_on(world: World, runner: Runner, user: User) -> None:
     """Nothing is bought meanwhile, least of all on demand; a throttled call and a quota are told apart from it."""
     world.capacity.set(0, market="spot")

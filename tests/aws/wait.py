@@ -8,6 +8,7 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 
+_PAUSE_S = 0.2  # a look into a journal costs some milliseconds of what is waited for
 PATIENCE_S = 120.0
 
 
@@ -26,5 +27,5 @@ def until(found: Callable[[], _Found], what: str, *, told: Callable[[], str] = s
                 return value
         except AssertionError:
             pass
-        time.sleep(0.05)
+        time.sleep(_PAUSE_S)
     raise AssertionError(f"waited {PATIENCE_S:.0f} s for {what}\n{told()}")
