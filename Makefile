@@ -5,13 +5,14 @@
 # make soak    ten thousand damaged checkpoints, none of which may be loaded
 # make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
 #              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
+# make bench-placement TRACES=DIR   placement rules on recorded traces; writes benchmarks/RESULTS-placement.md
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick
+.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement
 
 install: $(STAMP)
 
@@ -56,6 +57,9 @@ bench-shaped: $(PEERS)
 
 bench-file: $(PEERS)
 	$(BENCH) --size-mb 100 --rounds 3 --store file --dry
+
+bench-placement: install
+	$(BIN)/python benchmarks/placement.py --traces $(TRACES)
 
 bench-quick: $(PEERS)
 	$(BENCH) --size-mb 100 --rounds 1 --no-cases --methods spotrun,s3torchconnector,dcp-s3-zero,torch_checkpointing --dry

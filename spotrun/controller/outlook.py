@@ -31,6 +31,7 @@ _TICKS_PER_DEADLINE = 150
 _GAP_S = (10.0, 600.0)  # shortest and longest tick
 _CYCLES = 20  # of the deadline, in a generated market, and no less than
 _DAYS = 45  # days of it
+_DAYS_BRIEFLY = 10
 _TICKS_MAX = 20_000
 _BRIEFLY = 80  # episodes of a forecast in one line
 _POOLS_MAX = 6  # the cheapest; a forecast of fifty pools says no more, and takes minutes
@@ -204,7 +205,7 @@ def _stretch(spec: JobSpec, spots: Sequence[Offer], share: _Share) -> tuple[Stre
         told = (f"availability as recorded in {', '.join(str(path) for path in market.availability.values())}",)
     else:
         config = _config(market, guess)
-        length = max(share.deadline * _CYCLES, timedelta(days=_DAYS))
+        length = max(share.deadline * _CYCLES, timedelta(days=_DAYS_BRIEFLY if share.brief else _DAYS))
         lines = {offer.zone: generated_timeline(config, Zone(offer.zone, offer.region)) for offer in spots}
         told = (_generated(config, spec, guess),)
     ticks = min(max(ceil(length.total_seconds() / gap_s), 1), _TICKS_MAX)

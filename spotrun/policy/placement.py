@@ -24,7 +24,7 @@ from spotrun.policy.catalogue import DEFAULT, NamedRule
 from spotrun.policy.cooldown import Cooldown, Hold
 from spotrun.policy.rule import IDLE, ON_DEMAND, SPOT, Case, View, safe
 from spotrun.policy.situation import Situation
-from spotrun.policy.zone import hourly_price
+from spotrun.policy.zone import back_within, hourly_price
 from spotrun.units import format_duration, format_percent
 
 __all__ = ["Decision", "Greedy", "LaunchOffer", "Move", "Placement", "Ruled", "Stay", "Wait", "placement"]
@@ -42,6 +42,8 @@ _TRY_AGAIN = timedelta(hours=1)
 LOOK = timedelta(seconds=60)
 
 _UNKNOWN_AVAILABILITY = 0.5
+_HALVINGS = 24  # a reserve of a year to within a few seconds
+_SOON = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,13 +134,13 @@ class Ruled:
         if situation.limits.on_shortage is not OnShortage.ON_DEMAND:
             return Greedy(self.cooldown).decide(situation)
         market = _Market(situation, self.cooldown)
-        choice = self._choice(situation, market)
+        view = _view(situation, market)
+        choice = self._choice(view, market)
         if situation.running is None:
-            return self._placed(situation, market, choice)
+            return self._placed(situation, market, view, choice)
         return _moved(situation, market, choice)
 
-    def _choice(self, situation: Situation, market: _Market) -> int:
-        view = _view(situation, market)
+    def _choice(self, view: View, market: _Market) -> int:
         if view.mode == SPOT:
             wanted = SPOT  # its progress is the cheapest there is
         elif market.heads_to is MarketKind.ON_DEMAND:
@@ -147,7 +149,7 @@ class Ruled:
             wanted = self.rule.rule(view, self.rule.constants(view.case))
         return safe(view, wanted, 0.0, self.look.total_seconds())
 
-    def _placed(self, situation: Situation, market: _Market, choice: int) -> LaunchOffer | Wait:
+    def _placed(self, situation: Situation, market: _Market, view: View, choice: int) -> LaunchOffer | Wait:
         spot, bought = market.spot, market.on_demand
         if choice == SPOT and spot is not None:
             return LaunchOffer(offer=spot, reason=_why_spot(situation, market))
@@ -159,7 +161,18 @@ class Ruled:
         if choice != ON_DEMAND:
             last = situation.now + situation.slack - situation.changeover - self.look  # to wait without being late
             until = min(until, max(last, situation.now + self.look))
-        return Wait(until=until, reason=_why_waiting(situation, market.held_spots, until, guarded=True))
+        hopes = f"{_slack_told(situation)}, {self._reserve_told(view)}, {_hope_told(view)}; "
+        return Wait(until=until, reason=_why_waiting(situation, market.held_spots, until, hopes=hopes))
+
+    def _reserve_told(self, view: View) -> str:
+        """The least slack with which the rule still waits, found by asking it."""
+        low, high = 0.0, max(view.left_s - view.work_s, 0.0)
+        constants = self.rule.constants(view.case)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            waits = self.rule.rule(view._replace(left_s=view.work_s + middle), constants) == IDLE
+            low, high = (low, middle) if waits else (middle, high)
+        return f"reserve {format_duration(timedelta(seconds=round(high)))}"
 
 
 def _moved(situation: Situation, market: _Market, choice: int) -> Stay | Move:
@@ -290,6 +303,11 @@ def _why_spot(situation: Situation, market: _Market) -> str:
     return f"{_why_cheapest([offer, *others])}; {_slack_told(situation)}"
 
 
+def _hope_told(view: View) -> str:
+    share = back_within(_SOON.total_seconds(), outage_s=view.outage_s)
+    return f"{format_percent(share)} of recorded outages of this age were over within half an hour"
+
+
 def _slack_told(situation: Situation) -> str:
     return f"slack {format_duration(situation.slack)}"
 
@@ -303,7 +321,7 @@ def _why_on_demand(situation: Situation, offer: Offer) -> str:
     )
 
 
-def _why_waiting(situation: Situation, held: list[Hold], until: datetime, *, guarded: bool = False) -> str:
+def _why_waiting(situation: Situation, held: list[Hold], until: datetime, *, hopes: str = "") -> str:
     if not held:
         what = "the provider offers no spot pool that fits the resources"
     else:
@@ -315,8 +333,7 @@ def _why_waiting(situation: Situation, held: list[Hold], until: datetime, *, gua
         more = f", and {len(held) - _POOLS_NAMED} more" if len(held) > _POOLS_NAMED else ""
         what = f"no spot pool can be tried now ({', '.join(told)}{more})"
     left = format_duration(max(timedelta(0), situation.deadline - situation.now))
-    slack = f"{_slack_told(situation)}, " if guarded else ""
-    return f"waiting: {slack}{what}; next try {_clock(situation, until)}; {left} of max_wait left"
+    return f"waiting: {hopes}{what}; next try {_clock(situation, until)}; {left} of max_wait left"
 
 
 def _ago(span: timedelta) -> str:

@@ -8,12 +8,16 @@ that is oldest and most available.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import exp, inf
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["hourly_price"]
+from spotrun.market.generator import AGES_H, DOWN_HAZARDS
+
+__all__ = ["back_within", "hourly_price"]
 
 _Number = TypeVar("_Number", float, NDArray[np.float64])
 
@@ -39,3 +43,18 @@ def hourly_price(
     """
     run_h = 2.0 * (age_s / 3600.0 + _YOUNG_H) * (availability + _AVAILABILITY_FLOOR)
     return price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
+
+
+def back_within(span_s: float, *, outage_s: float) -> float:
+    """The share of recorded outages, of those that had lasted for so long, that were over within so much more time. See
+    `spotrun.market.generator` for the recordings."""
+    begin_h, end_h = outage_s / 3600.0, (outage_s + span_s) / 3600.0
+    return 1.0 - exp(-_integral(DOWN_HAZARDS, begin_h, end_h))
+
+
+def _integral(hazards: Sequence[float], begin_h: float, end_h: float) -> float:
+    total = 0.0
+    for index, hazard in enumerate(hazards):
+        upper = AGES_H[index + 1] if index + 1 < len(AGES_H) else inf
+        total += hazard * max(0.0, min(end_h, upper) - max(begin_h, AGES_H[index]))
+    return total

@@ -293,9 +293,11 @@ REASONS: dict[str, tuple[Situation, str]] = {
             changeover=timedelta(minutes=5),
             offers=(*SPOT[:1], *ON_DEMAND),
             interruptions=(lost("z2", 5),),
+            spot_ended_at=at(5),
         ),
         (
-            "waiting: slack 5 h 50 min, no spot pool can be tried now (z2/g5.xlarge interrupted 5 min ago); next try 12:15 "
+            "waiting: slack 5 h 50 min, reserve 43 min 04 s, 45.8 % of recorded outages of this age were over within half an "
+            "hour; no spot pool can be tried now (z2/g5.xlarge interrupted 5 min ago); next try 12:15 "
             "UTC; 11 h 50 min of max_wait left"
         ),
     ),
