@@ -81,10 +81,11 @@ def test_a_machine_that_nobody_holds_goes_in_whatever_region_and_all_that_is_its
     assert "no controller has renewed its lease" in shown.stdout
     assert len(world.instances(alive=True)) == 1
 
-    assert shell.run("reap", says="n\n").stdout.endswith("nothing was ended\n")
+    here = ("reap", "--region", HERE, "--region", THERE)
+    assert shell.run(*here, says="n\n").stdout.endswith("nothing was ended\n")
     assert len(world.instances(alive=True)) == 1
 
-    done = shell.run("reap", says="y\n")
+    done = shell.run(*here, says="y\n")
     assert done.returncode == 0, done.stderr
     assert "ended 3 things" in done.stdout
     assert "cost $0.41 an hour" in done.stdout
