@@ -97,6 +97,7 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
 def _attach(
     settings: Settings, given: Mapping[str, Any], *, told: Mapping[str, str], loader: Any, total_steps: int | None
 ) -> Run:
+    settings.witness.tell("attach")
     world = join_world(announced=settings.world, silence=settings.silence)
     gang = Gang(world, given) if world is not None else None
     quiet = gang is not None and not gang.leads
@@ -109,7 +110,9 @@ def _attach(
         reporter.warn(warning)
     if loader is not None:
         reporter.set(guarantee=open_feed(loader, replay=False, epoch=0).guarantee)
-    orders = Orders(settings.scratch / "request.json" if settings.in_job and not quiet else None)
+    orders = Orders(
+        settings.scratch / "request.json" if settings.in_job and not quiet else None, witness=settings.witness
+    )
     if settings.in_job:
         orders.listen()  # at once: a notice must kill neither a restore nor a training that is still being built
     try:

@@ -19,6 +19,7 @@ from spotrun.checkpoint.state import Components
 from spotrun.errors import Fenced, SpotrunError
 from spotrun.job.message import EXIT_FENCED
 from spotrun.store import BlobRef, BlobStore, ClaimEntry, CommitEntry, DamagedEntry, Lineage, open_store
+from spotrun.store.witness import WitnessedStore
 
 __all__ = ["Hold", "take_hold"]
 
@@ -48,7 +49,9 @@ def take_hold(settings: Settings, components: Components, reporter: Reporter, ga
         StoreError: the place cannot be used.
         SystemExit: a newer attempt holds this run (exit code 77).
     """
-    store = open_store(settings.place, settings.options)
+    store: BlobStore = open_store(settings.place, settings.options)
+    if settings.witness.listens:
+        store = WitnessedStore(store, settings.witness)
     claim = partial(_claim, store, settings, reporter)
 
     def load(commits: Sequence[CommitEntry], mine: Localizer) -> Restored | None:

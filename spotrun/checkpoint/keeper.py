@@ -102,6 +102,8 @@ class Keeper:
         Raises:
             SystemExit: the training was asked to end, or is fenced.
         """
+        if (waits := self._orders.witnessed(boundary.step)) is not None:
+            self._wanted = bool(self._wanted) or waits
         self._collect(wait=False)
         now, self._now = self._now, False
         wish = self._agreement.take(lambda: self._wish(boundary), step=boundary.step, now=now)

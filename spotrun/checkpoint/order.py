@@ -23,6 +23,7 @@ from torch.utils.data import get_worker_info
 
 from spotrun.clock import Clock, SystemClock
 from spotrun.job.message import Ask, Request, parse
+from spotrun.store.witness import Answer, Witness
 
 __all__ = ["Notice", "Orders", "Stop"]
 
@@ -50,10 +51,12 @@ class Orders:
     Args:
         request: the agent's request.json; None outside a job.
         wall: wall time, which bounds how often the file is looked at.
+        witness: is told of each boundary, and may ask for a save of it.
     """
 
-    def __init__(self, request: Path | None, *, wall: Clock | None = None) -> None:
+    def __init__(self, request: Path | None, *, wall: Clock | None = None, witness: Witness | None = None) -> None:
         self._request = request
+        self._witness = witness or Witness()
         self._wall = wall or SystemClock()
         self._owner = os.getpid()
         self._signal: int | None = None
@@ -110,6 +113,11 @@ class Orders:
         if number is None or before is signal.default_int_handler or not callable(before):
             return None
         return lambda: before(number, None)
+
+    def witnessed(self, step: int) -> bool | None:
+        """Tells the witness of a boundary; gives whether a save that it asks for is to be waited for, None without one."""
+        answer = self._witness.tell(f"boundary {step}")
+        return answer is Answer.COMMIT if answer in (Answer.SAVE, Answer.COMMIT) else None
 
     def poll(self) -> Stop | Notice | None:
         """The order that came since the last look, if any."""

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from spotrun.policy.retention import Retention, retention_from_json, retention_f
 from spotrun.store.log import Signing
 from spotrun.store.option import StoreOptions
 from spotrun.store.signing import open_signing, signing_key
+from spotrun.store.witness import Witness
 from spotrun.units import parse_duration
 
 __all__ = ["Interval", "Settings", "read_settings"]
@@ -46,6 +47,7 @@ class Settings:
         options: how the place is reached; None for what the environment says, as in a job.
         silence: wall time without a sign of life after which another process of this training counts as dead.
         strict: refuse to go on under other circumstances than those that were saved.
+        witness: is told where this process is; nobody, but under the resilience harness.
     """
 
     job: str
@@ -63,6 +65,7 @@ class Settings:
     silence: timedelta = _SILENCE
     strict: bool = False
     options: StoreOptions | None = None
+    witness: Witness = field(default_factory=Witness)
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:
@@ -109,6 +112,7 @@ def read_settings(
     }
     root = environment.get("SPOTRUN_CHECKPOINT_URI")
     key = signing_key(environment.get("SPOTRUN_SIGNING"))
+    common["witness"] = Witness(environment.get("SPOTRUN_WITNESS", ""))
     common["strict"] = environment.get("SPOTRUN_STRICT", "") not in ("", "0")
     common["keep"] = _retention(environment.get("SPOTRUN_KEEP"), asked=common["keep_last"])
     job = environment.get("SPOTRUN_JOB_ID")
