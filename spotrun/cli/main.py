@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spotrun.cli import (
+    chaos,
     checkpoints,
     controller,
     demo,
@@ -68,6 +69,7 @@ app.command("stop")(stop.stop)
 app.command("report")(report.report)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("prove")(prove.prove)
+app.command("chaos")(chaos.chaos)
 app.command("doctor")(doctor.doctor)
 app.command("reap")(reap.reap)
 app.command("prices")(prices.prices)
