@@ -10,6 +10,7 @@ shut down at the end; a machine that is told to terminate when it shuts down cos
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -131,7 +132,10 @@ def _meet(order: MachineOrder, config: AgentConfig, store: BlobStore) -> Gang | 
 
 
 def _config(order: MachineOrder, folder: Path, store: BlobStore) -> AgentConfig:
-    document = LaunchDocument.model_validate_json(store.read(order.launch_key))
+    data = store.read(order.launch_key)
+    if hashlib.sha256(data).hexdigest() != order.launch_sha256:
+        raise SpecError(f"{order.launch_key} is not what this machine was launched with: its digest differs")
+    document = LaunchDocument.model_validate_json(data)
     if document.attempt != order.attempt:
         raise SpecError(
             f"{order.launch_key} is for attempt {document.attempt}, and this machine is attempt {order.attempt}"

@@ -10,13 +10,14 @@ places. Every digest is SHA-256 in hexadecimal, because a machine must check the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["BUNDLE_VARIABLE", "Bundle", "GitCode", "LaunchDocument", "MachineOrder", "Package", "launch_key"]
+__all__ = ["BUNDLE_VARIABLE", "Bundle", "GitCode", "LaunchDocument", "MachineOrder", "Package"]
 
 BUNDLE_VARIABLE = "SPOTRUN_BUNDLE"  # of the agent's environment: the bundle as JSON
 
@@ -74,6 +75,7 @@ class MachineOrder(_Document):
 
     Attributes:
         place: the job's place in the store, `<checkpoint.uri>/<job>`.
+        launch_sha256: digest of the launch document, which names all else: who can only write the store changes nothing.
         store: how it is reached, names as in `checkpoint.options`; never a secret.
         wheel: spotrun itself, from the place; or `requirement`, from the package index.
         deadline: the end of `max_wait`.
@@ -88,6 +90,7 @@ class MachineOrder(_Document):
     job_id: _JobId
     attempt: Annotated[int, Field(ge=1)]
     place: Annotated[str, Field(min_length=1)]
+    launch_sha256: _Sha256
     store: Mapping[str, str | int | bool] = Field(default_factory=dict)
     wheel: Package | None = None
     requirement: _Requirement | None = None
@@ -110,16 +113,26 @@ class MachineOrder(_Document):
     @property
     def launch_key(self) -> str:
         """Where the launch document lies, below the place."""
-        return launch_key(self.attempt)
+        return _launch_key(self.attempt, self.launch_sha256)
 
 
 class LaunchDocument(_Document):
-    """The environment of the agent, as a `LaunchRequest` gives it. Written before the machine is asked for."""
+    """The environment of the agent, as a `LaunchRequest` gives it. Written before the machine is asked for, under a name of
+    its own contents: whichever of several tries gave the machine its order, its document is there."""
 
     attempt: Annotated[int, Field(ge=1)]
     environment: Mapping[str, str] = Field(repr=False)
 
+    @property
+    def sha256(self) -> str:
+        """The digest of its bytes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
-def launch_key(attempt: int) -> str:
-    """Where the launch document of an attempt lies, below the job's place."""
-    return f"attempts/{attempt:06d}/launch.json"
+    @property
+    def key(self) -> str:
+        """Where it lies, below the job's place."""
+        return _launch_key(self.attempt, self.sha256)
+
+
+def _launch_key(attempt: int, sha256: str) -> str:
+    return f"attempts/{attempt:06d}/launch-{sha256[:16]}.json"

@@ -236,7 +236,8 @@ def test_a_launch_gives_one_tagged_machine_with_all_its_guards(
     assert told["MetadataOptions"]["HttpTokens"] == "required"
     assert told["IamInstanceProfile"]["Arn"].endswith("/spotrun-instance")
     assert "KeyName" not in told
-    launch = json.loads(bytes(store.read("attempts/000001/launch.json")))
+    (key,) = store.list("attempts/000001/launch-")
+    launch = json.loads(bytes(store.read(key)))
     assert launch["environment"]["SPOTRUN_JOB_ID"] == JOB
 
 

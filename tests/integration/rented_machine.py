@@ -21,7 +21,7 @@ import psutil
 from spotrun.clock import ScaledClock
 from spotrun.controller.pack import pack
 from spotrun.errors import StoreMissing
-from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder, Package, launch_key
+from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder, Package
 from spotrun.job.message import Exit, Heartbeat, Place, parse
 from spotrun.job.spec import JobSpec
 from spotrun.store import FileStore
@@ -107,6 +107,7 @@ class RentedMachine:
         facts = {"instance-id": self.id, "placement/region": "eu-west-9", "local-ipv4": f"127.0.0.{node + 2}"}
         self.metadata = Metadata(**facts)
         self.agent: subprocess.Popen[bytes] | None = None
+        self.document = LaunchDocument(attempt=attempt, environment={})
 
     def program(self, name: str, text: str) -> None:
         """Puts a program of bash on the machine's PATH, before all others."""
@@ -134,6 +135,7 @@ class RentedMachine:
             "job_id": JOB,
             "attempt": self.attempt,
             "place": f"{self.uri}/{JOB}",
+            "launch_sha256": self.document.sha256,
             "requirement": "spotrun==0.1.0",
             "deadline": datetime.now(timezone.utc) + timedelta(hours=1),  # noqa: TID251  a real machine's clock
             "max_wait": timedelta(hours=1),
@@ -155,7 +157,13 @@ class RentedMachine:
             "SPOTRUN_BUNDLE": bundle.to_bytes().decode(),
         }
         document = LaunchDocument(attempt=self.attempt, environment=environment)
-        self.store.write(launch_key(self.attempt), [document.to_bytes()])
+        self.document = document
+        self.store.write(document.key, [document.to_bytes()])
+
+    def replace(self, document: LaunchDocument) -> None:
+        """Has the machine launched with this document instead, under the key that it will read."""
+        self.document = document
+        self.store.write(self.order().launch_key, [document.to_bytes()])
 
     def environment(self, **more: str) -> dict[str, str]:
         """What the machine's processes inherit."""

@@ -10,7 +10,7 @@ import pytest
 from rented_machine import RentedMachine, wait_for
 
 from spotrun.agent.cache import cache_prefix
-from spotrun.job.machine import Bundle, Package
+from spotrun.job.machine import Bundle, LaunchDocument, Package
 from spotrun.job.message import Outcome, TrainingPhase
 
 TRAIN = """
@@ -140,29 +140,30 @@ def test_setup_is_a_phase_that_heartbeats_tell(rent: Rent) -> None:
     assert machine.end().outcome is Outcome.LEASE_EXPIRED
 
 
-@pytest.mark.parametrize("case", ["no document", "another attempt's", "malformed", "code of somebody else", "no spec"])
+@pytest.mark.parametrize(
+    "case", ["no document", "another document", "another attempt's", "code of somebody else", "no spec"]
+)
 def test_what_is_wrong_with_a_launch_is_told_and_ends_the_machine(rent: Rent, case: str) -> None:
     """The user reads a sentence; the machine does not wait for anybody."""
     machine = rent()
     bundle = machine.bundle(train="print('never')")
     machine.launch(bundle, command="python train.py")
-    key = machine.order().launch_key
     match case:
         case "no document":
-            machine.store.delete(key)
-            sentence = f"no object under '{key}'"
+            machine.store.delete(machine.document.key)
+            sentence = f"no object under '{machine.document.key}'"
+        case "another document":
+            machine.store.write(machine.document.key, [b'{"attempt": 1, "environment": {"PATH": "sesame"}}'])
+            sentence = f"{machine.document.key} is not what this machine was launched with: its digest differs"
         case "another attempt's":
-            machine.store.write(key, [b'{"attempt": 7, "environment": {}}'])
-            sentence = f"{key} is for attempt 7, and this machine is attempt 1"
-        case "malformed":
-            machine.store.write(key, [b'{"attempt": "sesame"}'])
-            sentence = "the launch document is malformed: ValidationError"
+            machine.replace(LaunchDocument(attempt=7, environment={}))
+            sentence = "is for attempt 7, and this machine is attempt 1"
         case "code of somebody else":
             assert bundle.code is not None
             machine.store.write(bundle.code.key, [b"x" * bundle.code.size_bytes])
             sentence = f"{bundle.code.key} is not the code that was submitted"
         case "no spec":
-            machine.store.write(key, [b'{"attempt": 1, "environment": {"SPOTRUN_LEASE_S": "sesame"}}'])
+            machine.replace(LaunchDocument(attempt=1, environment={"SPOTRUN_LEASE_S": "sesame"}))
             sentence = "SPOTRUN_LEASE_S is malformed"
     machine.start()
     told = machine.end()
@@ -202,9 +203,7 @@ def test_a_recommendation_to_rebalance_saves_and_goes_on(rent: Rent) -> None:
     assert "saved" not in machine.log()
     machine.metadata.facts["events/recommendations/rebalance"] = '{"noticeTime": "2026-11-27T12:00:00Z"}'
     wait_for(lambda: "saved for save" in machine.log(), "a save")
-    beat = machine.heartbeat()
-    assert beat is not None
-    assert beat.recommended_at is not None
+    beat = wait_for(lambda: (it := machine.heartbeat()) and it.recommended_at and it, "the heartbeat to tell of it")
     assert beat.notice_deadline is None
     assert machine.agent is not None
     assert machine.agent.poll() is None

@@ -76,6 +76,7 @@ def rent(tmp_path: Path) -> Iterator[Rent]:
         rented.extend(machines)
         machines[0].launch(machines[0].bundle(**files), **spec)
         for machine in machines:
+            machine.document = machines[0].document
             order = machine.order(nodes=nodes).to_bytes()
             machine.start(order, machine.environment(OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="FATAL"))
         return machines

@@ -26,7 +26,7 @@ from rented_machine import JOB, Metadata, sha256, wait_for
 
 from spotrun.controller.pack import pack
 from spotrun.controller.wheel import build_wheel
-from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder, Package, launch_key
+from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder, Package
 from spotrun.job.message import Exit, Outcome
 from spotrun.job.spec import JobSpec
 from spotrun.providers.ec2.userdata import user_data
@@ -90,6 +90,7 @@ class Instance:
         self.program("systemd-run", 'printf "%s\\n" "$@" >"{disk}/timer"')
         self.program("systemctl", SYSTEMCTL)
         self.boots: subprocess.Popen[bytes] | None = None
+        self.document = LaunchDocument(attempt=1, environment={})
 
     def program(self, name: str, text: str) -> None:
         path = self.disk / "bin" / name
@@ -117,7 +118,8 @@ class Instance:
             "SPOTRUN_LEASE_S": "1000000",
             "SPOTRUN_BUNDLE": Bundle(code=code).to_bytes().decode(),
         }
-        self.put(launch_key(1), LaunchDocument(attempt=1, environment=environment).to_bytes())
+        self.document = LaunchDocument(attempt=1, environment=environment)
+        self.put(self.document.key, self.document.to_bytes())
 
     def wheel(self) -> Package:
         name, data = build_wheel()
@@ -131,6 +133,7 @@ class Instance:
                 "job_id": JOB,
                 "attempt": 1,
                 "place": f"s3://{self.bucket}/runs/{JOB}",
+                "launch_sha256": self.document.sha256,
                 "requirement": "spotrun==0.1.0",
                 "deadline": datetime.now(timezone.utc) + timedelta(hours=1),  # noqa: TID251  a real machine's clock
                 "max_wait": timedelta(hours=2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from spotrun.errors import SpecError
-from spotrun.job.machine import Bundle, MachineOrder
+from spotrun.job.machine import Bundle, LaunchDocument, MachineOrder
 from spotrun.job.spec import JobSpec
 from spotrun.providers.provider import LaunchRequest
 
@@ -33,6 +33,7 @@ def order_of(request: LaunchRequest, spec: JobSpec, *, submitted_at: datetime) -
         job_id=request.job_id,
         attempt=request.attempt,
         place=f"{request.environment['SPOTRUN_CHECKPOINT_URI'].rstrip('/')}/{request.job_id}",
+        launch_sha256=LaunchDocument(attempt=request.attempt, environment=request.environment).sha256,
         store={name: value for name, value in options.items() if isinstance(value, str | int | bool)},
         wheel=bundle.wheel,
         requirement=None if bundle.wheel is not None else bundle.requirement,

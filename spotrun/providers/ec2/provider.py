@@ -17,7 +17,7 @@ from typing import Any
 
 from spotrun.clock import Clock
 from spotrun.errors import CapacityRefused, ProviderError, QuotaRefused, Throttled
-from spotrun.job.machine import LaunchDocument, launch_key
+from spotrun.job.machine import LaunchDocument
 from spotrun.job.spec import JobSpec
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.market.source import PriceSource, PriceSources
@@ -105,7 +105,7 @@ class Ec2Provider:
         if found is not None:
             return found
         document = LaunchDocument(attempt=request.attempt, environment=request.environment)
-        self._place().write(launch_key(request.attempt), [document.to_bytes()])
+        self._place().write(document.key, [document.to_bytes()])
         plan, offer = self._plan(request), request.offer
         self._make_template(plan, offer.region)
         client = self._aws.account.client("ec2", offer.region, once=True)

@@ -19,6 +19,7 @@ def order(**changes: Any) -> MachineOrder:
         "job_id": "gpt-abc",
         "attempt": 3,
         "place": "s3://bucket/runs/gpt-abc",
+        "launch_sha256": DIGEST,
         "wheel": Package(key="wheel/spotrun-0.1.0-py3-none-any.whl", sha256=DIGEST, size_bytes=10),
         "deadline": datetime(2026, 11, 27, 12, tzinfo=timezone.utc),
         "max_wait": timedelta(hours=12),
@@ -31,7 +32,7 @@ def test_an_order_survives_its_json() -> None:
     """User data carry it as JSON."""
     made = order(store={"region": "eu-west-1", "requester_pays": True}, docker="repo/image:1", nodes=2)
     assert MachineOrder.model_validate_json(made.to_bytes()) == made
-    assert made.launch_key == "attempts/000003/launch.json"
+    assert made.launch_key == f"attempts/000003/launch-{DIGEST[:16]}.json"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,7 @@ def test_a_launch_document_hides_the_environment_from_its_repr() -> None:
     document = LaunchDocument(attempt=1, environment={"TOKEN": "sesame"})
     assert "sesame" not in repr(document)
     assert LaunchDocument.model_validate_json(document.to_bytes()) == document
+    assert order(attempt=1, launch_sha256=document.sha256).launch_key == document.key
 
 
 def test_an_environment_without_a_bundle_has_an_empty_one() -> None:

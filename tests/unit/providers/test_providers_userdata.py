@@ -24,6 +24,7 @@ def order(**changes: Any) -> MachineOrder:
         "job_id": "gpt-abc",
         "attempt": 1,
         "place": "s3://bucket/runs/gpt-abc",
+        "launch_sha256": DIGEST,
         "wheel": Package(key="wheel/spotrun-0.1.0-py3-none-any.whl", sha256=DIGEST, size_bytes=10),
         "deadline": datetime(2026, 11, 27, 12, tzinfo=timezone.utc),
         "max_wait": timedelta(hours=12),
