@@ -2,6 +2,7 @@
 #              DATA=file, folder or URL of text to train on
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
+# make gpu     saves from a GPU while it trains, compared byte by byte; needs one
 # make soak    ten thousand damaged checkpoints, none of which may be loaded
 # make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
 #              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement
+.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement gpu
 
 install: $(STAMP)
 
@@ -37,6 +38,9 @@ check: lint test
 
 soak: install
 	SOAK_DAMAGES=10000 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_corruption.py --timeout 3600
+
+gpu: install
+	$(BIN)/python benchmarks/gpu.py
 
 PEERS := $(VENV)/.peers
 
