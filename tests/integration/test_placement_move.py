@@ -41,7 +41,7 @@ def test_a_job_on_demand_moves_to_spot_and_loses_nothing(tmp_path: Path) -> None
     stage = Stage(tmp_path)
     stage.outside = replace(stage.outside, place=place, move=move)
     job_id = stage.submit(goal=200, max_wait="1h", on_shortage="on_demand", max_restarts=0)
-    stage.run(wall_s=120)
+    stage.run()
     job = stage.job(job_id)
     assert job.phase is Phase.COMPLETED, job.cause
     first, second = job.attempts
