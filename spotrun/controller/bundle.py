@@ -109,4 +109,5 @@ def _inside(path: str) -> str:
 
 def _some(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    shown = (name.encode("utf-8", "backslashreplace").decode() for name in names[:_NAMED])  # a name may be no text
+    return ", ".join(shown) + more

@@ -131,13 +131,15 @@ def test_setup_is_a_phase_that_heartbeats_tell(rent: Rent) -> None:
     """A stop in the middle of it ends the setup command at once."""
     machine = rent()
     slow = "import time\nprint('downloading', flush=True)\nwhile True: time.sleep(0.01)"
-    machine.launch(machine.bundle(set_up=slow), command="python train.py", setup=["python set_up.py"], lease_s=12.0)
+    machine.launch(machine.bundle(set_up=slow), command="python train.py", setup=["python set_up.py"])
     machine.start()
     beat = wait_for(lambda: (it := machine.heartbeat()) and it.progress and it, "news of the setup")
     assert beat.progress.phase is TrainingPhase.SETUP
     assert beat.progress.setup_at is not None
     assert beat.progress.setup_until is None
-    assert machine.end().outcome is Outcome.LEASE_EXPIRED
+    control = {"attempt": 1, "lease_until": "2099-01-01T00:00:00Z", "ask": "stop", "reason": "enough"}
+    machine.store.write(machine.place.control, [json.dumps(control).encode()])
+    assert machine.end().outcome is Outcome.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_a_machine_whose_order_cannot_be_read_ends_itself(rent: Rent) -> None:
 def test_a_lease_that_nobody_renews_saves_and_ends_the_machine(rent: Rent) -> None:
     """The second guard: a controller that is gone for good leaves nothing that bills."""
     machine = rent()
-    machine.launch(machine.bundle(train=SAVER), command="python train.py", lease_s=6.0)
+    machine.launch(machine.bundle(train=SAVER), command="python train.py", lease_s=20.0)
     machine.start()
     told = machine.end()
     assert told.outcome is Outcome.LEASE_EXPIRED
