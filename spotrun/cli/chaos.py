@@ -77,7 +77,7 @@ def chaos(
     if as_json:
         typer.echo(to_json(verdict, command, arguments=given))
     else:
-        console.print(Told(verdict, command, arguments=given))
+        console.print(Told(verdict, command, arguments=given), crop=False)  # a command is copied whole
     if not verdict.passed:
         raise typer.Exit(1)
 
