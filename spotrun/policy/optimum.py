@@ -93,6 +93,7 @@ def _solver() -> Callable[..., NDArray[np.float64]]:
     from numba.extending import register_jitable  # noqa: PLC0415
 
     register_jitable(_slot)
+    register_jitable(_pour)
     made: Callable[..., NDArray[np.float64]] = numba.njit(_solved)
     return made
 
@@ -100,15 +101,16 @@ def _solver() -> Callable[..., NDArray[np.float64]]:
 def _solved(ends: NDArray[np.int64], gap: int, start: int, work: int, slack: int, price: float) -> Any:
     """The least cost by final waste, in units. `ends` is relative to the first tick; all lengths are in units.
 
-    Idle states are kept by progress and those on demand by waste, as these stay the same from tick to tick. On-demand
+    Idle states are kept by progress and those on demand by slack, as these stay the same from tick to tick. On-demand
     is started where a stretch without spot begins, at the first tick or at the end of a run: the same work later in the
     stretch costs the same. Spot is started at the first tick, at the begin of a run, and where another run has ended.
     """
     warm = -(-start // gap)  # ticks until a start-up on demand is over
     least = np.full(slack + 1, _NEVER)
     none = np.full(work + 1, _NEVER)  # no machine, by progress
-    ready = np.full(slack + 1, _NEVER)  # on demand, by waste; without what every tick of it costs
+    ready = np.full(slack + 1, _NEVER)  # on demand, by slack that is left; without what every tick of it costs
     later = np.full((warm + 1, slack + 1), _NEVER)  # ready, so many ticks ahead; a ring
+    filled = np.zeros(warm + 1, np.bool_)  # whether there is something in each row of it
     spots = np.full((_SLOTS, work + 1), _NEVER)  # no machine again, at the end of a run, by progress
     slots = np.full(_SLOTS, -1)
     none[0] = 0.0
@@ -119,15 +121,14 @@ def _solved(ends: NDArray[np.int64], gap: int, start: int, work: int, slack: int
         for slot in range(_SLOTS):
             if slots[slot] == tick:
                 arrived, slots[slot] = True, -1
-                for done in range(work + 1):
-                    none[done] = min(none[done], spots[slot, done])
-                    spots[slot, done] = _NEVER
+                _pour(spots[slot], none)
         here = tick % (warm + 1)
-        for waste in range(slack + 1 if warm > 0 else 0):
-            ready[waste] = min(ready[waste], later[here, waste])
-            later[here, waste] = _NEVER
+        if filled[here]:
+            filled[here] = False
+            _pour(later[here], ready)
         for done in range(first, last + 1):
-            none[done] = min(none[done], ready[now - done] + paid)
+            value = ready[slack - now + done] + paid
+            none[done] = min(none[done], value)
         length = (ends[tick] - tick) * gap
         if length > start and (arrived or ends[tick] != ends[tick - 1]):
             slot = _slot(slots, ends[tick])
@@ -141,20 +142,28 @@ def _solved(ends: NDArray[np.int64], gap: int, start: int, work: int, slack: int
                     spots[slot, after] = min(spots[slot, after], none[done] + length)
         if arrived:
             ahead = (tick + warm) % (warm + 1)
+            filled[ahead] = warm > 0
             for done in range(max(first, now + start - slack), last + 1):
                 left = work - done
                 waste = now - done + start
                 if warm > 0 and start + left <= warm * gap:
                     least[waste] = min(least[waste], none[done] + price * (start + left))
                 elif warm > 0:
-                    later[ahead, waste] = min(later[ahead, waste], none[done] - paid)
+                    later[ahead, slack - waste] = min(later[ahead, slack - waste], none[done] - paid)
                 else:
-                    ready[waste] = min(ready[waste], none[done] - paid)
+                    ready[slack - waste] = min(ready[slack - waste], none[done] - paid)
         for done in range(max(first, work - gap), last + 1):
             waste = now - done
-            least[waste] = min(least[waste], ready[waste] + paid + price * (work - done))
-            ready[waste] = _NEVER
+            least[waste] = min(least[waste], ready[slack - waste] + paid + price * (work - done))
+            ready[slack - waste] = _NEVER
     return least
+
+
+def _pour(source: NDArray[np.float64], target: NDArray[np.float64]) -> None:
+    """Takes over what is cheaper, and leaves the source empty."""
+    for index in range(len(source)):
+        target[index] = min(target[index], source[index])
+        source[index] = _NEVER
 
 
 def _slot(slots: NDArray[np.int64], end: int) -> int:
