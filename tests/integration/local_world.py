@@ -28,7 +28,7 @@ T = TypeVar("T")
 SLEEPER = "import time; time.sleep(600)"
 
 
-def eventually(look: Callable[[], T | None], what: str, wall_s: float = 30.0) -> T:
+def eventually(look: Callable[[], T | None], what: str, wall_s: float = 120.0) -> T:
     """The first true value that `look` gives; fails after `wall_s`, far more than is ever needed."""
     until = time.monotonic() + wall_s
     while time.monotonic() < until:
