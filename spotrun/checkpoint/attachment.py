@@ -16,6 +16,7 @@ from spotrun.checkpoint.distributed.bucket import unwrapped
 from spotrun.checkpoint.distributed.gang import Gang
 from spotrun.checkpoint.distributed.quiet import QuietReporter
 from spotrun.checkpoint.distributed.world import join_world
+from spotrun.checkpoint.garbage import uncollected
 from spotrun.checkpoint.hold import Hold, take_hold
 from spotrun.checkpoint.keeper import Keeper
 from spotrun.checkpoint.mistake import refuse_mistaken, remember, suspicions
@@ -91,7 +92,8 @@ def attach(  # noqa: PLR0913  the researcher's face: every argument is optional 
     settings = read_settings(uri=uri, name=name, interval=interval, keep_last=keep_last, options=storage_options)
     settings = replace(settings, strict=settings.strict or strict)
     given = {**named, **objects}
-    return _attach(settings, given, told=circumstances(config), loader=loader, total_steps=total_steps)
+    with uncollected():
+        return _attach(settings, given, told=circumstances(config), loader=loader, total_steps=total_steps)
 
 
 def _attach(

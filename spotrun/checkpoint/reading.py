@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import torch
 
@@ -115,6 +116,8 @@ def fill(store: BlobStore, blobs: Sequence[BlobRef], tensors: Sequence[StoredTen
 
 def _withdraw_shared(tensors: Sequence[StoredTensor]) -> None:
     """Where two stored tensors would go to the same memory, only the first does; loading copies the others in order."""
+    if _lie_apart([target.tensor for tensor in tensors if tensor.is_offered for target in tensor.targets]):
+        return
     ranges = sorted(
         (
             (target.tensor.device.type, target.tensor.device.index, target.tensor.data_ptr(), order, tensor)
@@ -132,6 +135,17 @@ def _withdraw_shared(tensors: Sequence[StoredTensor]) -> None:
             continue
         last = (kind, index)
         end = start + sum(target.tensor.nbytes for target in tensor.targets if target.tensor.data_ptr() == start)
+
+
+def _lie_apart(memories: Sequence[torch.Tensor]) -> bool:
+    """Whether these tensors lie in the main memory, and no two in the same part of it."""
+    if not all(memory.is_cpu for memory in memories):
+        return False
+    starts = np.asarray([memory.data_ptr() for memory in memories], np.int64)
+    sizes = np.asarray([memory.nbytes for memory in memories], np.int64)
+    order = np.argsort(starts[sizes > 0])
+    ends = (starts + sizes)[sizes > 0][order]
+    return bool((starts[sizes > 0][order][1:] >= ends[:-1]).all())
 
 
 def _check_memory(tensors: Sequence[StoredTensor]) -> None:
@@ -155,10 +169,11 @@ def _straight(tensor: StoredTensor) -> _Segment | None:
         return None
     (target,) = tensor.targets
     memory = target.tensor
-    if target.box.shape != tensor.stored.shape or memory.device.type != "cpu" or not memory.is_contiguous():
+    if target.box.shape != tensor.stored.shape or not memory.is_cpu or not memory.is_contiguous():
         return None
     start, size = tensor.stored.pieces[0].start, memory.nbytes
-    assert size == tensor.nbytes, tensor.name
+    assert memory.dtype is tensor.dtype, tensor.name
+    assert memory.shape == tensor.shape, tensor.name
     if 0 < size <= min(_SMALL_BYTES, _CHUNK_BYTES):
         return _Segment(start, start + size, small=((memory.data_ptr(), 0, size),))
     return _Segment(start, start + size, _bytes_of(memory)) if size else None

@@ -8,14 +8,13 @@ into the same memory and more: every byte that a damaged commit left behind is w
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from spotrun.checkpoint.garbage import uncollected
 from spotrun.checkpoint.imported import is_imported
 from spotrun.checkpoint.reading import fill
 from spotrun.checkpoint.state import Components
@@ -101,7 +100,7 @@ def resume(
             commits can be read, and then it may be undefined: the error says so.
         StoreError: the store failed; the content of what the script has built is undefined.
     """
-    with _without_collections():
+    with uncollected():
         return _newest(store, commits, lambda opened: components.prepare(opened.tree), document)
 
 
@@ -137,7 +136,7 @@ def newest_whole(store: BlobStore, commits: Sequence[CommitEntry]) -> Restored |
 
         return load
 
-    with _without_collections():
+    with uncollected():
         return _newest(store, commits, prepare)
 
 
@@ -205,18 +204,6 @@ def _newest(
         "spotrun to decide. To do so, give the run another name or delete its checkpoints. What was found:\n  "
         + (f"{found}\n{_UNDEFINED}" if undefined else found)
     )
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Puts off Python's search for garbage: the objects for thousands of tensors would set it off again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 _UNDEFINED = (

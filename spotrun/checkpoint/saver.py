@@ -10,10 +10,8 @@ to act on at its next boundary; nothing half-written is ever visible.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,6 +21,7 @@ import torch
 
 from spotrun.checkpoint.commit import Committer, Part
 from spotrun.checkpoint.copying import Copying, Gate, Later, Piece, pieces_of
+from spotrun.checkpoint.garbage import uncollected
 from spotrun.checkpoint.pack import Packing
 from spotrun.checkpoint.recollection import Recollection, renewed
 from spotrun.checkpoint.report import unshipped
@@ -137,7 +136,7 @@ class Saver:
         """
         assert not self.busy
         captured_at = self._clock.now()
-        with _uncollected():
+        with uncollected():
             document = self._stage(tree, step=step, steady=steady)
         snapshot = Snapshot(
             step=step,
@@ -177,7 +176,7 @@ class Saver:
         if self._prepared or steady is None or self.busy or not self._gate.is_known:
             return
         self._prepared = True
-        with _uncollected():
+        with uncollected():
             flat = self._committer.share(flatten(capture(), recollection=self._recollection), step=None)
             new = self._renewed(flat)
             sample = self._sampling.take(flat.tensors, renewed=new)
@@ -302,18 +301,6 @@ class Saver:
         held = {blob.key for blob in self._known.values()}
         self._known = {blob.digest: blob for blob in blobs}
         return entry, sum(blob.size for blob in blobs if blob.key not in held)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's garbage collection, which takes longer than all else when its turn comes just now."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _attempt(action: Callable[[], object]) -> Exception | None:

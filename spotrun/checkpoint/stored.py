@@ -198,7 +198,7 @@ def _targets_in(tensor: torch.Tensor, stored: StoredTensor) -> tuple[Target, ...
 
     Of a tensor that is spread over several processes, that is the part that is here.
     """
-    shard = shard_of(tensor, stored.name)
+    shard = shard_of(tensor, stored.name) if type(tensor) not in PLAIN else None
     if shard is not None:
         local = local_of(tensor)
         if tensor.dtype is stored.dtype and tensor.shape == stored.shape and local.is_contiguous():
