@@ -335,3 +335,15 @@ def test_a_notice_reaches_a_queue(world: World, clients: Clients) -> None:
     (ended,) = described(ec2, one)
     assert (ended["State"]["Name"], ended["StateReason"]["Code"]) == ("terminated", "Server.SpotInstanceTermination")
     assert any(line.startswith("queue notices") for line in world.leftovers())
+
+
+def test_what_is_left_is_told(world: World, clients: Clients) -> None:
+    """Each kind of thing that a job could leave behind, as the check after each whole job sees it."""
+    assert world.leftovers() == []
+    ec2, s3 = clients("ec2"), clients("s3")
+    s3.create_bucket(Bucket="runs")
+    s3.create_multipart_upload(Bucket="runs", Key="half")
+    template(clients, world)
+    fleet(ec2, pools(ec2, "use1-az1"))
+    kinds = sorted(line.split()[0] for line in world.leftovers())
+    assert kinds == ["instance", "interface", "template", "upload", "volume"]
