@@ -49,8 +49,9 @@ def main() -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     if options.die:
         arm(*options.die.split(":"))
+    patience_s = 0.2 if options.idle >= 0 else 100.0  # in vain, or however busy the machine is
+    consensus.Meetings = partial(Meetings, patience_s=patience_s)  # type: ignore[misc,assignment]
     if options.idle >= 0:
-        consensus.Meetings = partial(Meetings, patience_s=0.2)  # type: ignore[misc,assignment]
         Path(options.out, "alone").touch()
     if options.cold:
         gang.warm_buckets = lambda *_: []
@@ -102,7 +103,7 @@ def evaluate(run: spotrun.Run, out: Path, rank: int) -> None:
     """Looks for orders unequally often, until one was carried out or it takes too long."""
     (out / f"evaluating.{rank}").touch()
     torch.rand(rank + 1)  # the resume must not have this
-    until = time.monotonic() + 2 if (out / "alone").exists() else time.monotonic() + 30
+    until = time.monotonic() + 2 if (out / "alone").exists() else time.monotonic() + 100
     while not run.checkpoint_if_needed() and time.monotonic() < until:
         time.sleep(0.002 + 0.02 * rank)
 
