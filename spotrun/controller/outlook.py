@@ -6,8 +6,8 @@ What is assumed is told with the forecast, each assumption with its source and d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from math import ceil
 from pathlib import Path
@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from spotrun.controller.outside import Outside
-from spotrun.errors import SpecError
+from spotrun.errors import ProviderError, SpecError
 from spotrun.job import GeneratorMarket, Job, JobSpec, OnShortage, TraceMarket
 from spotrun.market.generator import GeneratorConfig, generated_timeline
-from spotrun.market.offer import MarketKind, Offer
+from spotrun.market.offer import MarketKind, Offer, mean_price_usd_per_hour
 from spotrun.market.trace import read_trace, trace_timeline
 from spotrun.market.zone import Zone
 from spotrun.policy.forecast import EPISODES, FORECAST_RULES, Forecast, Stretch, Work, forecast
 from spotrun.policy.situation import situation, usual_changeover
+from spotrun.providers.provider import Provider
 from spotrun.units import format_duration, format_percent, format_usd
 
 __all__ = ["Guess", "Outlook", "look_ahead", "outlook", "sentence"]
@@ -35,6 +36,7 @@ _DAYS_BRIEFLY = 10
 _TICKS_MAX = 20_000
 _BRIEFLY = 80  # episodes of a forecast in one line
 _POOLS_MAX = 6  # the cheapest; a forecast of fifty pools says no more, and takes minutes
+_LATELY = timedelta(days=14)  # whose mean spot price is taken: the present one may be a peak; AWS keeps 90 days
 _SEED = 1_000_003  # never the seed of the job's own market: that would be the future itself
 
 # What is assumed of a cloud's zones when nothing is known of them: the generator's own defaults.
@@ -81,7 +83,7 @@ def outlook(
     spec = outside.complete(spec)
     clock = outside.job_clock(spec, at)
     provider = outside.connect(spec, job_id=f"{spec.name}-plan", submitted_at=at, clock=clock, workdir=workdir)
-    offers = provider.offers()
+    offers, priced = _lately(spec, provider, provider.offers(), at)
     changeover = guess.changeover or usual_changeover(spec)
     work = guess.work or spec.limits.max_run
     told = [
@@ -93,7 +95,7 @@ def outlook(
         deadline=spec.limits.max_wait,
         changeover=changeover,
         told=told,
-        at=at.date(),
+        priced=priced,
         guess=guess,
         workdir=workdir,
         brief=brief,
@@ -118,7 +120,7 @@ def look_ahead(job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Pat
         changeover=seen.changeover,
         spent=job.spent_usd,
         told=told,
-        at=now.date(),
+        priced=_present(now),
         guess=Guess(),
         workdir=workdir,
         brief=True,
@@ -148,7 +150,7 @@ class _Share:
     changeover: timedelta
     spent: Decimal = Decimal(0)
     told: Sequence[str]
-    at: date
+    priced: str  # where the prices come from
     guess: Guess
     workdir: Path
     brief: bool
@@ -175,16 +177,35 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
     episodes = _BRIEFLY if share.brief else EPISODES
     made = forecast(work, stretch, rules=() if share.brief else FORECAST_RULES, episodes=episodes)
     dearer = min(bought or [it.on_demand_usd_per_hour for it in spots])
-    prices = (
-        f"prices as offered on {share.at:%Y-%m-%d}, taken to stay: spot from ${spots[0].price_usd_per_hour:.4f}/h, "
-        f"on-demand ${dearer:.4f}/h"
-    )
+    prices = f"{share.priced}: spot from ${spots[0].price_usd_per_hour:.4f}/h, on-demand ${dearer:.4f}/h"
     return Outlook(
         work=work,
         forecast=made,
         max_wait=share.deadline,
         assumptions=(*share.told, *market, prices, _sampled(episodes)),
     )
+
+
+def _lately(spec: JobSpec, provider: Provider, offers: Sequence[Offer], at: datetime) -> tuple[Sequence[Offer], str]:
+    """The offers at the mean of their recent spot prices, and how they were priced. A simulated market has no past."""
+    spots = sorted((it for it in offers if it.market is MarketKind.SPOT), key=lambda it: it.price_usd_per_hour)
+    if spec.provider == "local" or not spots:
+        return offers, _present(at)
+    since = at - _LATELY
+    try:
+        means = {
+            it.pool: mean_price_usd_per_hour(provider.prices(it, since, at), since, at) for it in spots[:_POOLS_MAX]
+        }
+    except ProviderError as error:
+        return offers, f"{_present(at)} (the price history could not be read: {error})"
+    near = [replace(it, price_usd_per_hour=means[it.pool]) for it in spots[:_POOLS_MAX]]
+    others = [it for it in offers if it.market is not MarketKind.SPOT]
+    days = f"the mean of each pool's spot prices from {since:%Y-%m-%d} to {at:%Y-%m-%d}, taken to stay"
+    return [*near, *others], days
+
+
+def _present(at: datetime) -> str:
+    return f"prices as offered on {at:%Y-%m-%d}, taken to stay"
 
 
 def _sampled(episodes: int) -> str:
