@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -134,6 +135,7 @@ class _Watcher:
             Trigger(guide.fault, guide.profile) if guide.fault is not None and guide.profile is not None else None
         )
         self._due: float | None = None  # when the fault happens
+        self._steps_left = 0  # until it happens in any case
         self._end: float | None = None  # when the machine goes
         self._boundary = 0
         self._since = 0  # steps of optimizers since the boundary
@@ -189,7 +191,7 @@ class _Watcher:
                         connection.sendall(answer.value.encode())
 
     def _answer(self, what: str) -> Answer:
-        life, now = self._life, self._now()
+        life, guide, now = self._life, self._guide, self._now()
         if life.struck_s is not None:
             return Answer.GO
         life.marks.append(Mark(now, what))
@@ -209,8 +211,14 @@ class _Watcher:
             answer = Answer.SAVE if self._trigger.saves else answer
             if delay_s is not None:
                 self._due = now + delay_s
+                self._steps_left = max(1, math.ceil(guide.fault.delay)) if guide.fault is not None else 1
                 if delay_s <= 0:
                     self._happen()
+        elif self._due is not None and what.startswith("boundary" if life.attached else "optimizer"):
+            # Steps may be quicker than they were in the uninterrupted run: then they count, and not the time.
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._happen()
         elif life.noticed_s is not None and life.saved_s is None and is_commit(what):
             life.saved_s = now
             self._end = min(self._end or now, now + self._rest_s())
