@@ -94,7 +94,10 @@ def test_what_would_not_stay_inside_is_refused(tmp_path: Path, members: list[Mem
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["work"]
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", packed(file("a", b"x" * 10_000))[:-40]])
+# Named, because an archive holds the second in which it was made, and all processes of a run must agree on its name.
+@pytest.mark.parametrize(
+    "data", [b"", b"no archive", packed(file("a", b"x" * 10_000))[:-40]], ids=["empty", "no archive", "cut off"]
+)
 def test_a_damaged_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     """Cut short, or another thing altogether."""
     (tmp_path / "code.tar.gz").write_bytes(data)
