@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/spotrun demo $(if $(DATA),--data '$(DATA)')
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ def test_one_line_asserts_that_a_script_survives(pytester: pytest.Pytester, monk
         """
     )
     (pytester.path / "one.yaml").write_text("points: [step]\nnotice: 0\ninterruptions: 1\nsaves: 4\n")
-    done = pytester.runpytest_subprocess("-p", "spotrun.chaos.plugin", "-p", "no:cacheprovider")
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     done.assert_outcomes(failed=1)
     done.stdout.fnmatch_lines(["*AssertionError: run 1, interrupted at step *", "*weights of ema*", "*--only 1*"])
 
