@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
 from spotrun.job.field import (
     Duration,
@@ -17,6 +17,7 @@ from spotrun.job.field import (
     Place,
     Tagged,
     Text,
+    Truth,
     VariableName,
     Whole,
     between,
@@ -114,7 +115,7 @@ class Options(Section):
     kms_key: Text | None = None
     """Id or ARN of the KMS key, with `sse: aws:kms`."""
 
-    requester_pays: StrictBool = False
+    requester_pays: Truth = False
     """Whether requests are paid by who asks."""
 
     connections: Annotated[Whole, Field(ge=1, le=64)] = 8
@@ -183,7 +184,7 @@ class Checkpoint(Section):
     signing: Signing | None = None
     """Signs the log with a key that the store does not have."""
 
-    strict: StrictBool = False
+    strict: Truth = False
     """Whether an attempt refuses to go on where code, settings or machine differ from when it was saved."""
 
     options: Options = Options()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, StrictBool, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from spotrun.units import parse_duration, write_duration
@@ -38,6 +38,7 @@ __all__ = [
     "Tags",
     "Text",
     "TraceFiles",
+    "Truth",
     "Usd",
     "VariableName",
     "Whole",
@@ -120,6 +121,11 @@ def _not_a_truth(value: object) -> object:
     if isinstance(value, bool):
         raise wrong(f"must be a number, not {shown(value)}")
     return value
+
+
+def _truth(value: object) -> object:
+    """Job files hold text; a program gives true or false."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object], object]:
@@ -319,6 +325,7 @@ def _trace_files(files: dict[str, str]) -> dict[str, str]:
 
 
 Text = Annotated[str, BeforeValidator(_filled)]
+Truth = Annotated[StrictBool, BeforeValidator(_truth)]
 Whole = Annotated[int, BeforeValidator(_not_a_truth)]
 Usd = Annotated[Decimal, BeforeValidator(_not_a_truth)]
 Duration = Annotated[
