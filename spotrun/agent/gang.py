@@ -6,6 +6,10 @@
 The first machine speaks for the attempt: the process of rank 0 runs on it. torchrun's rendezvous numbers machines by their
 addresses, as text, and so do we. It meets at the first one's address, under a name that holds the attempt's number, so that
 machines of two attempts never meet. Everything is in torchrun's own variables (`PET_...`), over which its arguments win.
+
+How many machines an elastic attempt has, only its launch tells. The controller writes it into the control document, and all
+wait for so many. torchrun is told them as the most, and the fewest with which the job may train; its last call is as long as
+its whole wait, so that it never begins without a machine that is only slow.
 Source: PyTorch 2.13, `torch.distributed.run` and `torch.distributed.elastic.rendezvous.dynamic_rendezvous`.
 """
 
@@ -19,7 +23,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spotrun.clock import Clock
-from spotrun.errors import SpecError, StoreError
+from spotrun.errors import SpecError, StoreError, StoreMissing
+from spotrun.job.gang_size import GangSize
+from spotrun.job.message import Control, Place, parse
 from spotrun.store.blob import BlobStore
 
 __all__ = ["Gang", "Member", "free_port", "join"]
@@ -46,6 +52,7 @@ class Gang:
 
     members: tuple[Member, ...]
     rank: int
+    least: int | None = None  # the fewest of an elastic gang
 
     @property
     def leads(self) -> bool:
@@ -60,9 +67,10 @@ class Gang:
         """
         first, me = self.members[0], self.members[self.rank]
         host = f"[{first.address}]" if ":" in first.address else first.address
-        conf = f"is_host={int(self.leads)},join_timeout={_MEET_S},timeout={_MEET_S}"
+        conf = f"is_host={int(self.leads)},join_timeout={_MEET_S},last_call_timeout={_MEET_S},timeout={_MEET_S}"
+        count = len(self.members)
         return {
-            "PET_NNODES": str(len(self.members)),
+            "PET_NNODES": f"{count}" if self.least is None else f"{min(self.least, count)}:{count}",
             "PET_NPROC_PER_NODE": "gpu" if Path("/dev/nvidiactl").exists() else "1",
             "PET_RDZV_BACKEND": "c10d",
             "PET_RDZV_ENDPOINT": f"{host}:{first.port}",
@@ -71,7 +79,7 @@ class Gang:
             "PET_LOCAL_ADDR": me.address,
             "PET_MAX_RESTARTS": "0",  # a lost machine ends the attempt; the next one starts from the last commit
             "PET_SHUTDOWN_TIMEOUT": f"{grace_s:.0f}",  # instead of 30 s, within which no large model is saved
-            "SPOTRUN_NODES": str(len(self.members)),
+            "SPOTRUN_NODES": f"{count}",
             "SPOTRUN_NODE_RANK": str(self.rank),
         }
 
@@ -99,11 +107,12 @@ class Gang:
 
 
 def join(
-    store: BlobStore, me: Member, *, attempt: int, nodes: int, clock: Clock, goes_on: Callable[[int], bool]
+    store: BlobStore, me: Member, *, attempt: int, size: GangSize, clock: Clock, goes_on: Callable[[int], bool]
 ) -> Gang | None:
     """Tells the others where this machine is, and waits until all are there.
 
     Args:
+        size: how many there may be; of an elastic gang the control document says how many have come.
         goes_on: asked with the number of machines that are there, before each look; False gives up.
 
     Returns:
@@ -118,11 +127,13 @@ def join(
     while goes_on(len(members)):
         try:
             members = [it for key in store.list(prefix) if (it := _member(store, key)) is not None]
+            count = size.most if len(members) >= size.most else _came(store, attempt, size)
         except StoreError:
-            members = []  # it may pass; whoever asks us to go on has a bound
-        if len(members) >= nodes:
-            ordered = sorted(members, key=lambda it: (it.address, it.instance))[:nodes]
-            return Gang(members=tuple(ordered), rank=ordered.index(me)) if me in ordered else None
+            members, count = [], None  # it may pass; whoever asks us to go on has a bound
+        if count is not None and len(members) >= count:
+            ordered = sorted(members, key=lambda it: (it.address, it.instance))[:count]
+            least = size.least if size.is_elastic else None
+            return Gang(members=tuple(ordered), rank=ordered.index(me), least=least) if me in ordered else None
         clock.sleep(_LOOK_S)
     return None
 
@@ -138,6 +149,19 @@ def free_port(address: str) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise SpecError(f"this machine has no free port at {address}")
+
+
+def _came(store: BlobStore, attempt: int, size: GangSize) -> int | None:
+    """How many machines the attempt has; None while that is not known."""
+    if not size.is_elastic:
+        return size.most
+    try:
+        control = parse(Control, store.read(Place(attempt).control))
+    except StoreMissing:
+        return None  # the launch has not been answered yet
+    if control is None or control.attempt != attempt or control.nodes is None:
+        return None
+    return control.nodes if size.least <= control.nodes <= size.most else None
 
 
 def _member(store: BlobStore, key: str) -> Member | None:

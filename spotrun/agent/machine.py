@@ -96,7 +96,7 @@ def _attempt(order_file: Path, folder: Path) -> int:
         _say_last_word(order, inner, err)
         return 1
     bell, impatient = Bell(), RetryingStore(inner, patience=_IMPATIENCE)
-    if order.nodes == 1:
+    if order.size.is_single:
         supervisor = Supervisor(config, store=impatient, clock=config.clock(), bell=bell)
     else:
         gang = _meet(order, config, RetryingStore(inner, patience=_PATIENCE))
@@ -122,12 +122,15 @@ def _meet(order: MachineOrder, config: AgentConfig, store: BlobStore) -> Gang | 
         nonlocal told
         if count != told:
             told = count
-            sys.stderr.write(f"[spotrun] {count} of {order.nodes} machines are there\n")
+            sys.stderr.write(f"[spotrun] {count} of {order.size} machines are there\n")
         return clock.monotonic() < until_s and not store.list(place.exit)
 
-    gang = join(store, me, attempt=order.attempt, nodes=order.nodes, clock=clock, goes_on=goes_on)
+    gang = join(store, me, attempt=order.attempt, size=order.size, clock=clock, goes_on=goes_on)
     if gang is None and not store.list(place.exit):
-        _say_last_word(order, store, SpecError(f"only {told} of {order.nodes} machines came together in time"))
+        # Without a controller nobody tells how many machines an elastic gang has: another attempt may do better.
+        outcome = Outcome.LEASE_EXPIRED if order.size.is_elastic else Outcome.START_FAILED
+        failure = SpecError(f"only {told} of {order.size} machines came together in time")
+        _say_last_word(order, store, failure, outcome=outcome)
     return gang
 
 
@@ -167,7 +170,9 @@ def _metadata_url(own: Mapping[str, str]) -> str:
     return url.rstrip("/")
 
 
-def _say_last_word(order: MachineOrder, store: BlobStore, err: Exception) -> None:
+def _say_last_word(
+    order: MachineOrder, store: BlobStore, err: Exception, *, outcome: Outcome = Outcome.START_FAILED
+) -> None:
     """The job ends with a sentence, not with a machine that went silently."""
     sentence = (
         str(err)
@@ -176,7 +181,7 @@ def _say_last_word(order: MachineOrder, store: BlobStore, err: Exception) -> Non
     )
     last_word = Exit(
         attempt=order.attempt,
-        outcome=Outcome.START_FAILED,
+        outcome=outcome,
         at=SystemClock().now(),
         tail=(f"[spotrun] the attempt could not be started: {sentence}",),
     )

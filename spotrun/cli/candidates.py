@@ -14,7 +14,7 @@ from spotrun.units import format_duration, format_percent, format_usd
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spotrun.job import JobSpec
+    from spotrun.job import GangSize, JobSpec
     from spotrun.providers.ec2.candidate import Candidate
 
 __all__ = ["agree", "candidate_rows", "show_candidates"]
@@ -27,17 +27,19 @@ def show_candidates(candidates: Sequence[Candidate], spec: JobSpec, console: Con
     """Prints the candidates, the cheapest first, why some are left out, and what the work would cost."""
     from rich.table import Table
 
-    rows = candidate_rows(candidates)
+    rows, nodes = candidate_rows(candidates), spec.resources.nodes
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("zone", "type"):
         table.add_column(name)
-    for name in ("spot $/h", "on-demand $/h", "saving", "score", "quota vCPUs"):
+    together = () if nodes.is_single else (f"spot $/h of {nodes}",)
+    for name in ("spot $/h", *together, "on-demand $/h", "saving", "score", "quota vCPUs"):
         table.add_column(name, justify="right")
     for row in rows[:ROWS_MAX]:
         table.add_row(
             str(row["zone"]),
             str(row["instance_type"]),
             _price(row["spot_usd_per_hour"]),
+            *(_price_of(row["spot_usd_per_hour"], nodes) for _ in together),
             _price(row["on_demand_usd_per_hour"]),
             "-" if row["saving"] is None else format_percent(row["saving"]),
             "-" if row["score"] is None else f"{row['score']}/10",
@@ -107,8 +109,8 @@ def _show_cost(
     """The upper bound that the limits set, at present prices."""
     if not rows:
         return
-    hours = Decimal(str(spec.limits.max_run.total_seconds())) / 3600 * spec.resources.nodes
-    best = rows[0]
+    hours = Decimal(str(spec.limits.max_run.total_seconds())) / 3600
+    best, nodes = rows[0], spec.resources.nodes
     parts = []
     if best["spot_usd_per_hour"] is not None:
         parts.append(f"{format_usd(best['spot_usd_per_hour'] * hours)} on spot")
@@ -117,8 +119,9 @@ def _show_cost(
     listed = "" if source is None else f" ({source.sentence})"
     bought = "never bought" if spec.limits.on_shortage.value == "wait" else "bought only for the deadline"
     budget = "" if spec.limits.budget_usd is None else f"; budget {format_usd(spec.limits.budget_usd)}"
+    machines = "" if nodes.is_single else f" of {nodes} machines"
     console.print(
-        f"max_run {format_duration(spec.limits.max_run)} at the cheapest: {' or '.join(parts)}{listed}; on demand is {bought}"
+        f"max_run {format_duration(spec.limits.max_run)}{machines} at the cheapest: {' or '.join(parts)}{listed}; on demand is {bought}"
         f"{budget}",
         markup=False,
         highlight=False,
@@ -127,6 +130,20 @@ def _show_cost(
 
 def _price(usd: Decimal | None) -> str:
     return "-" if usd is None else f"{usd:.4f}"
+
+
+def _price_of(usd: Decimal | None, nodes: GangSize) -> str:
+    """Of all machines together; of an elastic gang, of the fewest and the most."""
+    if usd is None:
+        return "-"
+    most = f"{usd * nodes.most:.4f}"
+    return f"{usd * nodes.least:.4f}..{most}" if nodes.is_elastic else most
+
+
+def _cost(usd: Decimal, nodes: GangSize) -> str:
+    """Of what one machine costs."""
+    most = format_usd(usd * nodes.most)
+    return f"{format_usd(usd * nodes.least)} to {most}" if nodes.is_elastic else most
 
 
 def _sortable(row: dict[str, Any]) -> Decimal:

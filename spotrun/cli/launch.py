@@ -119,7 +119,8 @@ def rehearse_job(spec: JobSpec, *, outside: Outside, console: Console, as_json: 
     rehearsal = rehearse(spec, Path.cwd(), outside=outside, offers=offers, warn=_warner(console))
     if as_json:
         rows = [{name: _plain(value) for name, value in row.items()} for row in candidate_rows(found)]
-        told = {"candidates": rows, "reason": rehearsal.reason, "requests": rehearsal.requests}
+        nodes = spec.resources.nodes.to_json()
+        told = {"nodes": nodes, "candidates": rows, "reason": rehearsal.reason, "requests": rehearsal.requests}
         typer.echo(json.dumps(told, indent=2))
         return
     if found:

@@ -83,7 +83,12 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
     if attempt is not None:
         market = "spot" if attempt.market == "spot" else "on-demand"
         price = f"{format_usd(attempt.price_usd_per_hour)}/h"
-        where = f"attempt {attempt.number} in {attempt.zone}, {attempt.instance_type} {market} at {price}"
+        size = job.spec.resources.nodes
+        machine, each = attempt.instance_type, ""
+        if not size.is_single:
+            count = attempt.nodes if attempt.launched_at is not None else size
+            machine, each = f"{count} x {machine}", " each"
+        where = f"attempt {attempt.number} in {attempt.zone}, {machine} {market} at {price}{each}"
         doing = f" ({attempt.phase.value})" if attempt.phase is not AttemptPhase.TRAINING else ""
         rows.append(("where", Text(where + doing)))
     elif job.wait_reason and not job.phase.is_end:

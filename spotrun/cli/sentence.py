@@ -90,11 +90,14 @@ def _refused(event: LaunchRefused, before: Job | None) -> str:
 
 
 def _launched(event: Launched, before: Job | None) -> str:
-    attempt = before.attempt if before is not None else None
-    if attempt is None:
+    if before is None or before.attempt is None:
         return f"attempt {event.attempt}: machine {event.instance_id} is up"
+    attempt, size = before.attempt, before.spec.resources.nodes
     market = "spot" if attempt.market == "spot" else "on-demand"
-    return f"attempt {event.attempt}: {attempt.instance_type} {market} in {attempt.zone}, {attempt.reason}"
+    count = "" if size.is_single else f"{size.came(len(event.members))} x "
+    wanted = f" (of {size})" if size.is_elastic else ""
+    what = f"{count}{attempt.instance_type}{wanted} {market}"
+    return f"attempt {event.attempt}: {what} in {attempt.zone}, {attempt.reason}"
 
 
 def _progress(event: Progressed, before: Job | None) -> str:

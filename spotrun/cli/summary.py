@@ -53,6 +53,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "zone": attempt.zone,
         "instance_type": attempt.instance_type,
         "market": attempt.market,
+        "nodes": None if attempt.launched_at is None else attempt.nodes,
         "instance_id": attempt.instance_id,
         "price_usd_per_hour": str(attempt.price_usd_per_hour),
         "notice_deadline": None if attempt.notice_deadline is None else attempt.notice_deadline.isoformat(),

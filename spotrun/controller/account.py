@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotrun.clock import Clock
@@ -87,8 +87,11 @@ class Accountant:
             lambda number: _on_demand(attempts[number]),
             until=until,
         )
-        useful = ledger.times[Category.USEFUL] + ledger.times[Category.CHECKPOINT]
-        extras = extras_of(job.spec, (row.life for row in ledger.rows), useful=useful)
+        useful = sum(
+            ((row.times[Category.USEFUL] + row.times[Category.CHECKPOINT]) * row.nodes for row in ledger.rows),
+            timedelta(0),
+        )
+        extras = extras_of(job.spec, (row.life * row.nodes for row in ledger.rows), useful=useful)
         return replace(ledger, extras=extras)
 
     def report(self, metrics: Iterable[MetricRow] = ()) -> Report:

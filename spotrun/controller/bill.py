@@ -36,12 +36,11 @@ class Bill:
         if known is not None:
             return known
         end = attempt.ended_at or max(now, attempt.launched_at)
-        nodes = job.spec.resources.nodes
         interrupted = attempt.end_reason is EndReason.INTERRUPTED
-        taken = freed(nodes, ended_by_provider=interrupted, taken=attempt.taken)
+        taken = freed(attempt.nodes, ended_by_provider=interrupted, taken=attempt.taken)
         steps = self._steps(attempt, attempt.launched_at, end)
-        cost = gang_cost(steps, attempt.launched_at, end, market=attempt.market, nodes=(taken, nodes - taken))
-        cost += beside_machines_usd(job.spec, end - attempt.launched_at)
+        cost = gang_cost(steps, attempt.launched_at, end, market=attempt.market, nodes=(taken, attempt.nodes - taken))
+        cost += beside_machines_usd(job.spec, (end - attempt.launched_at) * attempt.nodes)
         if attempt.ended_at is not None:
             self._settled[attempt.number] = cost
         return cost

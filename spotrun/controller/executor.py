@@ -108,4 +108,4 @@ def _refused(attempt: Attempt, kind: RefusalKind, answer: str, at: datetime) -> 
 
 
 def _content(control: Control) -> tuple[object, ...]:
-    return control.attempt, control.ask, control.reason
+    return control.attempt, control.ask, control.reason, control.nodes

@@ -5,7 +5,7 @@ What is assumed is told with the forecast, each assumption with its source and d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -90,11 +90,13 @@ def outlook(
         f"{format_duration(work)} of work" + ("" if guess.work else ", what max_run allows; --work tells better"),
         f"{format_duration(changeover)} for each start" + ("" if guess.changeover else ", what is usual here"),
     ]
+    sizes = _sizes(spec, work, grows=guess.work is not None)
     share = _Share(
         work=work,
+        sizes=sizes,
         deadline=spec.limits.max_wait,
         changeover=changeover,
-        told=told,
+        told=[*told, *_sized(spec, sizes)],
         priced=priced,
         guess=guess,
         workdir=workdir,
@@ -108,14 +110,25 @@ def outlook(
 def look_ahead(job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Path) -> Outlook:
     """What is still to come of a job that runs or waits: its work left, time left and money left, at what it has measured.
     As if it had to start once more now."""
-    seen = situation(job, now=now, offers=offers)
+    attempt, nodes = job.attempt, job.spec.resources.nodes
+    counts = sorted({nodes.least, nodes.most})
+    if attempt is not None and attempt.launched_at is not None:
+        counts = [attempt.nodes]
+    sights = [situation(job, now=now, offers=offers, nodes=count) for count in counts]
+    seen = sights[0]
+    sizes = [
+        _Size(machines=count, work=max(it.work_left + it.starting, timedelta(seconds=1)))
+        for count, it in zip(counts, sights, strict=True)
+    ]
     told = [
         f"{format_duration(seen.work_left)} of work left, "
         + ("by steps and their rate" if seen.knows_its_end else "what max_run allows: the training tells no total"),
         f"{format_duration(seen.changeover)} for each start, at most",
+        *_sized(job.spec, sizes),
     ]
     share = _Share(
-        work=max(seen.work_left + seen.starting, timedelta(seconds=1)),
+        work=sizes[0].work,
+        sizes=sizes,
         deadline=max(seen.deadline - now, timedelta(seconds=1)),
         changeover=seen.changeover,
         spent=job.spent_usd,
@@ -142,10 +155,19 @@ def sentence(found: Outlook, *, still: bool = False) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Size:
+    """So many machines, and how long they take for the work."""
+
+    machines: int
+    work: timedelta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Share:
     """What of a job is still to come, and what is known of it."""
 
     work: timedelta
+    sizes: Sequence[_Size]  # the fewest machines first; one where their number is known
     deadline: timedelta
     changeover: timedelta
     spent: Decimal = Decimal(0)
@@ -161,29 +183,85 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
     if not spots:
         raise SpecError("resources: the provider offers no spot pool that fits, so there is nothing to forecast")
     spots = spots[:_POOLS_MAX]
-    nodes, limits = spec.resources.nodes, spec.limits
+    limits = spec.limits
     bought = [it.price_usd_per_hour for it in offers if it.market is MarketKind.ON_DEMAND]
-    on_demand = min(bought or [it.on_demand_usd_per_hour for it in spots]) * nodes
+    dearer = min(bought or [it.on_demand_usd_per_hour for it in spots])
     stretch, market = _stretch(spec, spots, share)
     budget = None if limits.budget_usd is None else max(0.0, float(limits.budget_usd - share.spent))
-    work = Work(
-        work_s=share.work.total_seconds(),
-        deadline_s=share.deadline.total_seconds(),
-        changeover_s=share.changeover.total_seconds(),
-        on_demand_usd_per_hour=float(on_demand),
-        may_buy=limits.on_shortage is OnShortage.ON_DEMAND,
-        budget_usd=budget,
-    )
+    works = [
+        Work(
+            work_s=size.work.total_seconds(),
+            deadline_s=share.deadline.total_seconds(),
+            changeover_s=share.changeover.total_seconds(),
+            on_demand_usd_per_hour=float(dearer * size.machines),
+            may_buy=limits.on_shortage is OnShortage.ON_DEMAND,
+            budget_usd=budget,
+        )
+        for size in share.sizes
+    ]
     episodes = _BRIEFLY if share.brief else EPISODES
-    made = forecast(work, stretch, rules=() if share.brief else FORECAST_RULES, episodes=episodes)
-    dearer = min(bought or [it.on_demand_usd_per_hour for it in spots])
+    rules = () if share.brief else FORECAST_RULES
+    made = _bounded(
+        [
+            forecast(work, _of(stretch, size.machines), rules=rules, episodes=episodes)
+            for work, size in zip(works, share.sizes, strict=True)
+        ]
+    )
     prices = f"{share.priced}: spot from ${spots[0].price_usd_per_hour:.4f}/h, on-demand ${dearer:.4f}/h"
     return Outlook(
-        work=work,
+        work=works[0],
         forecast=made,
         max_wait=share.deadline,
         assumptions=(*share.told, *market, prices, _sampled(episodes)),
     )
+
+
+def _sizes(spec: JobSpec, work: timedelta, *, grows: bool) -> list[_Size]:
+    """The gang's bounds. `work` is what all machines take; it grows for fewer of them, unless it is a limit for any."""
+    nodes = spec.resources.nodes
+    counts = sorted({nodes.least, nodes.most})
+    return [_Size(machines=count, work=work * nodes.most / count if grows else work) for count in counts]
+
+
+def _sized(spec: JobSpec, sizes: Sequence[_Size]) -> Iterator[str]:
+    """What is assumed of an elastic gang."""
+    if not spec.resources.nodes.is_elastic:
+        return
+    few, many = sizes[0], sizes[-1]
+    if few is many:
+        yield f"{few.machines} machines, as now; the next attempt may have {spec.resources.nodes}"
+        return
+    yield (
+        f"{few.machines} to {many.machines} machines, speed growing with their number: done as late as with {few.machines} "
+        f"({format_duration(few.work)} of work), at the cost of whichever is dearer"
+    )
+    if few.work > spec.limits.max_run:
+        limit = format_duration(spec.limits.max_run)
+        yield f"with {few.machines} machines all the time, max_run {limit} ends the job before its work is done"
+
+
+def _of(stretch: Stretch, machines: int) -> Stretch:
+    """The market as so many machines at once would pay it."""
+    return replace(stretch, usd_per_hour={pool: usd * machines for pool, usd in stretch.usd_per_hour.items()})
+
+
+def _bounded(forecasts: Sequence[Forecast]) -> Forecast:
+    """The time of the first forecast, of the fewest machines; the money and the misses of whichever has more."""
+    first, last = forecasts[0], forecasts[-1]
+    prospects = (
+        replace(
+            few,
+            in_time=min(few.in_time, many.in_time),
+            broke=max(few.broke, many.broke),
+            cost_usd=_dearer(few.cost_usd, many.cost_usd),
+        )
+        for few, many in zip(first.prospects, last.prospects, strict=True)
+    )
+    return Forecast(prospects=tuple(prospects))
+
+
+def _dearer(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
 
 
 def _lately(spec: JobSpec, provider: Provider, offers: Sequence[Offer], at: datetime) -> tuple[Sequence[Offer], str]:
@@ -213,11 +291,11 @@ def _sampled(episodes: int) -> str:
 
 
 def _stretch(spec: JobSpec, spots: Sequence[Offer], share: _Share) -> tuple[Stretch, tuple[str, ...]]:
-    """A market to draw from, and how it was made."""
+    """A market to draw from, at the prices of one machine, and how it was made."""
     (shortest, longest), guess = _GAP_S, share.guess
     gap_s = min(max(share.deadline.total_seconds() / _TICKS_PER_DEADLINE, shortest), longest)
     market = spec.local.market if spec.provider == "local" else None
-    price = {offer.pool: float(offer.price_usd_per_hour) * spec.resources.nodes for offer in spots}
+    price = {offer.pool: float(offer.price_usd_per_hour) for offer in spots}
     if isinstance(market, TraceMarket):
         traces = {zone: read_trace(share.workdir / path) for zone, path in market.availability.items()}
         gap_s = max(gap_s, min(trace.gap.total_seconds() for trace in traces.values()))

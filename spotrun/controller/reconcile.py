@@ -237,6 +237,8 @@ class Reconciler:
         silence = at_least(self._clock, self._timing.missing_s, self._timing.missing_wall_s)
         if self._instances is None or self._now() - ending.since < silence:
             return False
+        if any(it.token == launch.token for it in self._instances):
+            return False  # a gang whose size is not known yet; it will be taken, and ended
         answer = "none, and no machine of this attempt has appeared; the job was ending, so it was not asked for again"
         refusal = RefusalKind.THROTTLED
         self._record(LaunchRefused(at=self._now(), attempt=launch.attempt, refusal=refusal, answer=answer))

@@ -135,12 +135,16 @@ def orphans(job: Job, instances: Sequence[Instance], at: datetime) -> list[Insta
     """
     ours = None if job.attempt is None else job.attempt.instance_id
     living = (it for it in instances if it.state is not InstanceState.ENDED and it.id != ours)
+    if job.attempt is not None:  # a gang of it whose size is not known yet is waited for
+        token = job.attempt.token
+        living = (it for it in living if it.is_complete or it.token != token)
     return [it for it in living if it.notice_deadline is None or at >= it.notice_deadline + NOTICE_GRACE]
 
 
 def _adopted(attempt: Attempt, instances: Sequence[Instance]) -> Instance | None:
-    """The machine of an attempt whose launch was never answered: found by its token, a living one first."""
-    ours = [it for it in instances if it.token == attempt.token and it.attempt == attempt.number]
+    """The machine of an attempt whose launch was never answered: found by its token, a living one first. A gang whose size is
+    not known is not taken: the launch is repeated, and its answer tells."""
+    ours = [it for it in instances if it.token == attempt.token and it.attempt == attempt.number and it.is_complete]
     return min(ours, key=lambda it: (it.state is InstanceState.ENDED, it.launched_at, it.id), default=None)
 
 

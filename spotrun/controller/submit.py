@@ -104,7 +104,7 @@ def _check_script(spec: JobSpec, workdir: Path) -> None:
 def _check_gang(spec: JobSpec) -> None:
     """What several machines cannot do together."""
     nodes = spec.resources.nodes
-    if nodes == 1:
+    if nodes.is_single:
         return
     if "--standalone" in (shlex.split(spec.command) if isinstance(spec.command, str) else spec.command):
         raise SpecError(

@@ -38,12 +38,12 @@ def extras_of(spec: JobSpec, lives: Iterable[timedelta], *, useful: timedelta) -
 
     Args:
         spec: the job.
-        lives: how long each attempt's machines were there.
-        useful: how long the on-demand run would have taken.
+        lives: how long each attempt's machines were there, all of them together.
+        useful: how long those of the on-demand run would have been.
     """
     if spec.provider != "ec2":
         return ()
-    hours, on_demand_hours = _hours(spec, sum(lives, timedelta(0))), _hours(spec, useful)
+    hours, on_demand_hours = _hours(sum(lives, timedelta(0))), _hours(useful)
     told = f"as of {AS_OF:%Y-%m-%d}"
     found = [
         Extra(
@@ -66,12 +66,12 @@ def extras_of(spec: JobSpec, lives: Iterable[timedelta], *, useful: timedelta) -
 
 
 def beside_machines_usd(spec: JobSpec, life: timedelta) -> Decimal:
-    """What disks and addresses of one attempt cost, for budgets."""
+    """What disks and addresses of machines cost that together were there for so long, for budgets."""
     return sum((extra.usd for extra in extras_of(spec, [life], useful=timedelta(0))), Decimal(0))
 
 
-def _hours(spec: JobSpec, span: timedelta) -> Decimal:
-    return seconds_of(span) * spec.resources.nodes / _SECONDS_PER_HOUR
+def _hours(span: timedelta) -> Decimal:
+    return seconds_of(span) / _SECONDS_PER_HOUR
 
 
 def _volume_usd(spec: JobSpec, hours: Decimal) -> Decimal:

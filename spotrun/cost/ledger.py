@@ -133,7 +133,11 @@ def build_ledger(
     end = _end(story, until)
     rows = tuple(
         _row(
-            attempt, kept_step=_kept_step(story.attempts, index), end=end, nodes=story.nodes, curves=(prices, on_demand)
+            attempt,
+            kept_step=_kept_step(story.attempts, index),
+            end=end,
+            nodes=story.nodes(attempt),
+            curves=(prices, on_demand),
         )
         for index, attempt in enumerate(story.attempts)
     )

@@ -133,12 +133,11 @@ class JobStory:
     reasons: tuple[tuple[datetime, str], ...]  # why there was no machine, by instant
     last_at: datetime
 
-    @property
-    def nodes(self) -> int:
-        """Instances in each attempt."""
+    def nodes(self, attempt: AttemptStory) -> int:
+        """Instances of an attempt: as many as the job asks for or, where it gives a range, as the launch brought."""
         resources = self.submitted.spec.get("resources")
         nodes = resources.get("nodes") if isinstance(resources, dict) else None
-        return nodes if isinstance(nodes, int) and nodes > 0 else 1
+        return nodes if isinstance(nodes, int) and nodes > 0 else max(1, len(attempt.launched.members))
 
 
 def gather(events: Sequence[Event]) -> JobStory:

@@ -74,20 +74,24 @@ class _Attempts:
         self._report = report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.max_width >= _WIDE
+        wide, rows = options.max_width >= _WIDE, self._report.ledger.rows
+        gangs = any(row.nodes > 1 for row in rows)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for name, is_text, always in _COLUMNS:
-            if wide or always:
+        shown = [(always or wide) and (name != _NODES or gangs) for name, _, always in _COLUMNS]
+        for (name, is_text, _), visible in zip(_COLUMNS, shown, strict=True):
+            if visible:
                 table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
-        for row in self._report.ledger.rows:
-            cells = zip(_cells(self._report, row), _COLUMNS, strict=True)
-            table.add_row(*(cell for cell, (_, _, always) in cells if wide or always))
+        for row in rows:
+            cells = zip(_cells(self._report, row), shown, strict=True)
+            table.add_row(*(cell for cell, visible in cells if visible))
         yield table
 
 
+_NODES = "nodes"  # only where an attempt has several
 _COLUMNS = (  # heading, is text, shown in 80 columns
     ("#", False, True),
     ("zone", True, True),
+    (_NODES, False, True),
     ("market", True, True),
     ("started after", False, False),
     ("ran", False, True),
@@ -104,6 +108,7 @@ def _cells(report: Report, row: AttemptRow) -> Iterable[Text]:
     lost = row.times[Category.LOST]
     yield Text(str(row.number))
     yield Text(row.zone)
+    yield Text(str(row.nodes))
     yield Text(row.market.value.replace("_", "-"), style="" if row.market is MarketKind.SPOT else "bold")
     yield Text(_clock(row.launched_at - report.ledger.submitted_at))
     yield Text(_clock(row.life))

@@ -31,6 +31,7 @@ from spotrun.job.event import (
     decode,
     encode,
 )
+from spotrun.job.gang_size import GangSize
 from spotrun.job.invariant import check_invariants
 from spotrun.job.legality import LEGAL, diagram
 from spotrun.job.limit import NOTICE_GRACE
@@ -84,6 +85,7 @@ __all__ = [
     "Event",
     "Exit",
     "Folder",
+    "GangSize",
     "GeneratorMarket",
     "Heartbeat",
     "Job",

@@ -73,7 +73,11 @@ def launched(job: Job, event: Launched) -> Job:
             job.story,
         )
     attempt = replace(
-        attempt, phase=AttemptPhase.STARTING, instance_id=event.instance_id, launched_at=event.launched_at
+        attempt,
+        phase=AttemptPhase.STARTING,
+        instance_id=event.instance_id,
+        launched_at=event.launched_at,
+        nodes=job.spec.resources.nodes.came(len(event.members)),
     )
     if job.ending is not None:
         attempt = replace(attempt, unwanted=True, stopping_since=job.at, stopping_why=job.ending.cause)

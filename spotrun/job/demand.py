@@ -38,14 +38,17 @@ def outstanding(job: Job) -> tuple[Action, ...]:
 
 
 def control(job: Job, *, lease_until: datetime) -> Control | None:
-    """What the current attempt should be told, or None if there is none: its lease, and whether to save and end."""
+    """What the current attempt should be told, or None if there is none: its lease, whether to save and end, and of how many
+    machines it is where only its launch has told."""
     attempt = job.attempt
     if job.phase.is_end or attempt is None:
         return None
+    known = attempt.launched_at is not None and job.spec.resources.nodes.is_elastic
+    told = Control(attempt=attempt.number, lease_until=lease_until, nodes=attempt.nodes if known else None)
     if job.ending is None and attempt.stopping_since is None:
-        return Control(attempt=attempt.number, lease_until=lease_until)
+        return told
     reason = attempt.stopping_why or ("" if job.ending is None else job.ending.cause)
-    return Control(attempt=attempt.number, lease_until=lease_until, ask=Ask.STOP, reason=reason)
+    return told.model_copy(update={"ask": Ask.STOP, "reason": reason})
 
 
 def _unwelcome(job: Job, attempt: Attempt) -> str | None:

@@ -23,7 +23,7 @@ def refuse_on_ec2(spec: JobSpec) -> None:
     Raises:
         PydanticCustomError: with the field and why.
     """
-    if spec.resources.nodes > NODES_MAX:
+    if spec.resources.nodes.most > NODES_MAX:
         raise wrong(f"must be at most {NODES_MAX}, not {spec.resources.nodes}", field="resources.nodes")
     if spec.checkpoint is None:
         raise wrong(

@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spotrun.job.gang_size import GangSize
+
 __all__ = ["BUNDLE_VARIABLE", "Bundle", "GitCode", "LaunchDocument", "MachineOrder", "Package"]
 
 BUNDLE_VARIABLE = "SPOTRUN_BUNDLE"  # of the agent's environment: the bundle as JSON
@@ -83,7 +85,8 @@ class MachineOrder(_Document):
         guard_delay: how long after the deadline the timer ends the machine: a training saves until then.
         lease_s: the first lease, from the agent's start.
         docker: the image in which the command runs; None for the machine itself.
-        nodes: machines of the gang; each finds its rank by itself.
+        nodes: machines of the gang; each finds its rank by itself. Of an elastic gang the fewest.
+        nodes_most: the most machines of an elastic gang. How many have come is in the control document.
         rebalance: what a rebalance recommendation leads to.
     """
 
@@ -100,6 +103,7 @@ class MachineOrder(_Document):
     lease_s: Annotated[float, Field(gt=0)]
     docker: str | None = None
     nodes: Annotated[int, Field(ge=1)] = 1
+    nodes_most: Annotated[int, Field(ge=1)] | None = None
     rebalance: Literal["ignore", "save", "move"] = "save"
 
     @model_validator(mode="after")
@@ -108,7 +112,14 @@ class MachineOrder(_Document):
             raise ValueError("exactly one of wheel and requirement says where spotrun comes from")
         if self.deadline.tzinfo is None:
             raise ValueError("deadline must be an aware instant")
+        if self.nodes_most is not None and self.nodes_most <= self.nodes:
+            raise ValueError("nodes_most must be more than nodes")
         return self
+
+    @property
+    def size(self) -> GangSize:
+        """How many machines the attempt may have."""
+        return GangSize(least=self.nodes, most=self.nodes_most or self.nodes)
 
     @property
     def launch_key(self) -> str:

@@ -136,6 +136,7 @@ class Control(_Document):
     lease_until: datetime
     ask: Ask = Ask.NONE
     reason: str = ""
+    nodes: int | None = None  # how many machines an elastic attempt has, once that is known
 
 
 class Outcome(str, Enum):

@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from spotrun.errors import SpecError
 from spotrun.job.document import BYTES_MAX, parse_text
 from spotrun.job.field import shown
+from spotrun.job.gang_size import GangSize
 from spotrun.job.sentence import sentences
 from spotrun.job.spec import JobSpec
 from spotrun.units import write_duration
@@ -52,6 +53,8 @@ class _Generator(GenerateJsonSchema):
     """Writes defaults as a job file has them, and bounds in JSON Schema's own words."""
 
     def encode_default(self, dft: Any) -> Any:
+        if isinstance(dft, GangSize):
+            return dft.to_json()
         return write_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:  # noqa: ARG002

@@ -35,6 +35,7 @@ from spotrun.job.field import (
     between,
     wrong,
 )
+from spotrun.job.gang_size import GangSize, Nodes
 from spotrun.job.section import Section
 from spotrun.units import write_duration
 
@@ -91,8 +92,9 @@ class Resources(Section):
     regions: Regions = ()
     """Regions to look for capacity in; more regions, more capacity."""
 
-    nodes: Annotated[Whole, Field(ge=1)] = 1
-    """Machines that train together, launched and lost as one."""
+    nodes: Nodes = GangSize(least=1, most=1)
+    """Machines that train together, launched and lost as one. A range like `2..8` takes as many of them as there are for
+    each attempt."""
 
 
 class Limits(Section):
@@ -263,8 +265,14 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> JobSpec:
-        if self.provider == "local" and self.resources.nodes != 1:
+        if self.provider == "local" and not self.resources.nodes.is_single:
             raise wrong(f"must be 1 with the local provider, not {self.resources.nodes}", field="resources.nodes")
+        if self.checkpoint is not None and self.checkpoint.strict and self.resources.nodes.is_elastic:
+            raise wrong(
+                f"refuses to go on on another number of machines, which resources.nodes: {self.resources.nodes} may bring; "
+                "leave one of them out",
+                field="checkpoint.strict",
+            )
         if self.provider == "ec2":
             refuse_on_ec2(self)
         if self.checkpoint is None:

@@ -85,6 +85,7 @@ class Attempt:
     placed_at: datetime
     instance_id: str | None = None
     launched_at: datetime | None = None
+    nodes: int = 1  # machines that its launch brought; 1 before it
     training_at: datetime | None = None
     progress: Progress | None = None
     progressed_at: datetime | None = None  # when a step, phase or commit was last seen to change

@@ -42,7 +42,8 @@ def _what(event: Event) -> str:
         case MoveDecided():
             return f"attempt {event.attempt} is to move to {event.pool}: {event.reason}"
         case Launched():
-            return f"attempt {event.attempt} launched as {event.instance_id}"
+            machines = f", {len(event.members)} machines" if event.members else ""
+            return f"attempt {event.attempt} launched as {event.instance_id}{machines}"
         case LaunchRefused():
             return f"attempt {event.attempt} refused ({event.refusal.value}): {event.answer}"
         case Progressed():

@@ -62,7 +62,7 @@ class Situation:
     Attributes:
         trained: training time of all attempts so far, which counts towards `max_run`.
         steps_done: the step that a new attempt would go on from.
-        steps_total, steps_per_s: as the training told them, if it did.
+        steps_total, steps_per_s: as the training told them, if it did; of an elastic gang the rate of its fewest machines.
         changeover: from losing a machine to going on with the same work on the next one; an upper bound.
         running: the machine that it has, None if it has none.
         heading: the pool to which its last machine was given up, if that is why it has none.
@@ -131,10 +131,22 @@ class Situation:
         return self.deadline - self.now - self.work_left - self.starting
 
 
-def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: timedelta | None = None) -> Situation:
-    """The situation of a job that asks to be placed; `changeover` is what the job's own starts suggest if not given."""
-    news = (attempt.progress for attempt in reversed(job.attempts))
-    told = next((progress for progress in news if progress is not None and progress.told), None)
+def situation(
+    job: Job,
+    *,
+    now: datetime,
+    offers: Sequence[Offer],
+    changeover: timedelta | None = None,
+    nodes: int | None = None,
+) -> Situation:
+    """The situation of a job that asks to be placed.
+
+    Args:
+        changeover: what the job's own starts suggest if not given.
+        nodes: the machines whose speed counts: the fewest that may come if not given, as deadlines must hold with them.
+    """
+    source = next((it for it in reversed(job.attempts) if it.progress is not None and it.progress.told), None)
+    told = None if source is None else source.progress
     done = 0
     if told is not None:
         done = told.last_commit.step if told.last_commit is not None else told.resumed_from or 0
@@ -150,7 +162,7 @@ def situation(job: Job, *, now: datetime, offers: Sequence[Offer], changeover: t
         trained=job.trained(now),
         steps_done=done,
         steps_total=None if told is None else told.total_steps,
-        steps_per_s=None if told is None else told.steps_per_s,
+        steps_per_s=None if source is None else _rate(job, source, nodes or job.spec.resources.nodes.least),
         changeover=expected_changeover(job) if changeover is None else changeover,
         running=_running(job.attempt),
         heading="" if newest is None or newest.is_live else newest.moving_to,
@@ -179,6 +191,20 @@ def usual_changeover(spec: JobSpec) -> timedelta:
         local = spec.local
         return local.launch_delay + timedelta(seconds=_LOCAL_START_WALL_S * local.time_scale)
     return CHANGEOVER
+
+
+def _rate(job: Job, newest: Attempt, nodes: int) -> float | None:
+    """Steps a second with so many machines: as measured with them; else the newest attempt's, taken to grow with its machines.
+    Work that cannot be shared makes few of them faster than that, so for few it is a lower bound."""
+    rate = _measured(newest)
+    if rate is None or newest.nodes == nodes:
+        return rate
+    alike = (_measured(it) for it in reversed(job.attempts) if it.nodes == nodes)
+    return next((it for it in alike if it is not None), rate * nodes / newest.nodes)
+
+
+def _measured(attempt: Attempt) -> float | None:
+    return None if attempt.progress is None or not attempt.progress.told else attempt.progress.steps_per_s
 
 
 def _running(attempt: Attempt | None) -> Running | None:

@@ -51,11 +51,12 @@ class LaunchRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """One machine, or one gang of machines launched all or none, as the provider describes it. Instants are in job time.
+    """One machine, or one gang of machines launched together, as the provider describes it. Instants are in job time.
 
     Attributes:
         detail: the provider's own word on its end.
         members: the machines of a gang, which lives while any of them does; of a single machine none.
+        is_complete: False while more machines of the gang may yet turn up, so that its size is not known.
         taken: how many of the machines that ended the provider took back: of a gang some, of a machine that died none; None
             where the cause says it.
     """
@@ -73,6 +74,7 @@ class Instance:
     detail: str = ""
     members: tuple[str, ...] = ()
     taken: int | None = None
+    is_complete: bool = True
 
 
 class Provider(Protocol):

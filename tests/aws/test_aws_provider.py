@@ -498,7 +498,7 @@ def test_a_queue_that_is_not_there_is_no_error(make: Make, clock: HandClock) -> 
     assert len(seen(provider, clock)) == 1
 
 
-def gang_of(make: Make, nodes: int = 3) -> Ec2Provider:
+def gang_of(make: Make, nodes: int | str = 3) -> Ec2Provider:
     return make(resources={"instance_types": ["g5.xlarge"], "regions": ["us-east-1"], "nodes": nodes})
 
 
@@ -561,6 +561,78 @@ def test_what_remains_of_half_a_gang_is_ended(make: Make, world: World, clock: H
     with pytest.raises(CapacityRefused, match="launched only 1 of 3"):
         gang.launch(request)
     assert not world.instances(alive=True)
+
+
+def test_an_elastic_gang_is_as_many_machines_as_there_are(make: Make, world: World, clock: HandClock) -> None:
+    """Two of 2..4 in one zone; whoever asks again with the token hears of the same two, though a list could be behind."""
+    provider = gang_of(make, "2..4")
+    offer = spot(provider)
+    world.capacity.set(2)
+    gang = provider.launch(order(offer))
+    assert set(gang.members) == {found.id for found in world.instances(alive=True)}
+    assert (len(gang.members), {found.zone_id for found in world.instances()}) == (2, {offer.zone})
+    (young,) = seen(provider, clock)
+    assert (young.id, young.members, young.is_complete) == (gang.id, gang.members, False)
+    world.capacity.free()
+    assert gang_of(make, "2..4").launch(order(offer)).members == gang.members
+    clock.pass_time(400)
+    (settled,) = seen(provider, clock)
+    assert settled.is_complete
+    world.interrupt(gang.members[0])
+    provider.terminate(gang.id)
+    (over,) = seen(provider, clock)
+    assert (over.state, over.end_cause, over.taken) == (InstanceState.ENDED, EndCause.INTERRUPTED, 1)
+    assert world.leftovers() == []
+    full = provider.launch(order(offer, attempt=2))
+    assert len(full.members) == 4
+    assert next(it for it in seen(provider, clock) if it.id == full.id).is_complete
+
+
+def test_fewer_than_the_least_are_a_refusal_and_cost_nothing(make: Make, world: World) -> None:
+    """One machine of 2..4 is none."""
+    provider = gang_of(make, "2..4")
+    world.capacity.set(1)
+    with pytest.raises(CapacityRefused):
+        provider.launch(order(spot(provider)))
+    assert not world.instances()
+    assert world.leftovers() == []
+
+
+def test_an_elastic_gang_whose_answer_was_lost_is_told_by_its_token(make: Make, world: World) -> None:
+    """Three came; the list, which is behind, shows none at first, and never that there are no more."""
+    provider = gang_of(make, "2..4")
+    request = order(spot(provider))
+    world.capacity.set(3)
+    world.hide_new(2)
+    world.faults.lose("ec2", "CreateFleet", times=2)
+    gang = launched(provider, request)
+    assert set(gang.members) == {found.id for found in world.instances()}
+    assert len(gang.members) == 3
+
+
+def test_an_elastic_gang_that_was_asked_for_otherwise_is_what_the_list_shows_in_the_end(
+    make: Make, world: World, clock: HandClock
+) -> None:
+    """The token no longer tells; so its size is known once the list has had the time."""
+    provider = gang_of(make, "2..4")
+    request = order(spot(provider))
+    world.capacity.set(3)
+    world.faults.lose("ec2", "CreateFleet")
+    with pytest.raises(ProviderError):
+        provider.launch(request)
+    other = replace(request, tags={**request.tags, "team": "vision"})
+    with pytest.raises(Throttled, match=r"lists 3 of 2\.\.4 machines"):
+        gang_of(make, "2..4").launch(other)
+    clock.pass_time(400)
+    assert len(gang_of(make, "2..4").launch(other).members) == 3
+    assert len(world.instances()) == 3
+
+
+def test_a_quota_must_hold_the_fewest_machines(make: Make, world: World) -> None:
+    """More than it holds are not sure to come; fewer than the least never would."""
+    world.quotas["us-east-1", "L-3819A6DF"] = 8
+    assert spot(gang_of(make, "2..4")).instance_type == "g5.xlarge"
+    assert not [it for it in gang_of(make, "3..4").offers() if it.market is MarketKind.SPOT]
 
 
 def test_a_launch_that_is_refused_outright_leaves_no_template(world: World, make: Make) -> None:

@@ -28,7 +28,7 @@ from spotrun.job import (
     step,
 )
 from spotrun.market.offer import PriceStep
-from spotrun.providers.provider import EndCause
+from spotrun.providers.provider import EndCause, Instance
 
 DAY_S = 86400.0
 
@@ -306,6 +306,29 @@ def test_a_job_that_is_stopped_before_its_launch_was_answered_buys_nothing(tmp_p
 
 def throttle() -> None:
     raise Throttled("asked too often")
+
+
+def test_a_gang_whose_size_is_not_known_is_waited_for_by_a_job_that_ends(tmp_path: Path) -> None:
+    """Its launch was not answered and its list may be behind: it is not taken for none, nor for nobody's, and is in the bill."""
+    world = World(tmp_path, faults=Faults(launch_lost=1.0))
+    job_id = world.submit()
+    controller = world.controller()
+    observe, known_after = world.provider.observe, timedelta(seconds=400)
+
+    def listed(job_id: str) -> list[Instance]:
+        now = world.clock.now()
+        return [replace(it, is_complete=now - it.launched_at >= known_after) for it in observe(job_id)]
+
+    world.provider.observe = listed  # type: ignore[method-assign]
+    controller.tick()
+    world.provider.machines[0].is_stubborn = True
+    world.journal.append(job_id, 2, StopRequested(at=world.clock.now(), by="me"))
+    assert finish(world, controller, job_id) is Phase.STOPPED
+    (machine,) = world.provider.machines
+    assert machine.instance.ended_at is not None
+    assert machine.instance.ended_at - machine.instance.launched_at >= known_after
+    assert world.job(job_id).attempts[0].instance_id == machine.instance.id
+    check(world, job_id)
 
 
 def test_a_damaged_job_launches_nothing_and_does_not_stop_the_others(tmp_path: Path) -> None:

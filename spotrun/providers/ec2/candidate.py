@@ -64,7 +64,7 @@ def faulted(candidates: Iterable[Candidate], *, nodes: int, alike: bool) -> list
 
     Args:
         candidates: of one job.
-        nodes: machines of a launch.
+        nodes: the fewest machines of a launch.
         alike: whether any of the types is as good as any other.
     """
     found = list(candidates)

@@ -28,6 +28,7 @@ def order_of(request: LaunchRequest, spec: JobSpec, *, submitted_at: datetime) -
         raise SpecError(
             f"{request.job_id} was submitted without spotrun itself for its machines; submit it again with this version"
         )
+    nodes = spec.resources.nodes
     options = spec.checkpoint.options.given() if spec.checkpoint else {}
     return MachineOrder(
         job_id=request.job_id,
@@ -41,6 +42,7 @@ def order_of(request: LaunchRequest, spec: JobSpec, *, submitted_at: datetime) -
         max_wait=spec.limits.max_wait,
         lease_s=float(request.environment["SPOTRUN_LEASE_S"]),
         docker=spec.ec2.docker,
-        nodes=spec.resources.nodes,
+        nodes=nodes.least,
+        nodes_most=nodes.most if nodes.is_elastic else None,
         rebalance=spec.ec2.rebalance.value,
     )

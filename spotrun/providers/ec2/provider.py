@@ -120,9 +120,9 @@ class Ec2Provider:
                     self._drop_template(request.token, offer.region)
                 raise
         answer = fleet_answer(told)
-        if len(answer.instance_ids) >= plan.nodes:
+        if len(answer.instance_ids) >= plan.nodes.least:
             return self._launched(request, answer.instance_ids)
-        self._end(answer.instance_ids, offer.region)  # part of a gang trains nothing
+        self._end(answer.instance_ids, offer.region)  # too small a gang trains nothing
         self._drop_template(request.token, offer.region)
         decided = deciding(answer.refusals)
         if (
@@ -137,10 +137,11 @@ class Ec2Provider:
         for entry in found:
             self._regions[entry.instance.id] = entry.region
         seen = self._noticed([entry.instance for entry in found])
-        if self._spec.resources.nodes > 1:
-            for id_ in stragglers(seen, self._clock.now()):
+        if not self._spec.resources.nodes.is_single:
+            now = self._clock.now()
+            for id_ in stragglers(seen, now):
                 self._end([id_], self._regions[id_])
-            seen = gangs(seen)
+            seen = [replace(it, is_complete=self._is_complete(it, now)) for it in gangs(seen)]
         for instance in seen:
             if instance.state is InstanceState.ENDED:
                 self._drop_template(instance.token, self._regions[(instance.members or (instance.id,))[0]])
@@ -238,26 +239,39 @@ class Ec2Provider:
             _logger.info("the launch template %s may be left: %s", template_name(token), error)
         self._tidied.add(token)
 
-    def _find(self, request: LaunchRequest) -> Instance | None:
-        """The instance of an earlier try, a living one first; the gang, if the job has one.
+    def _find(self, request: LaunchRequest, *, unanswered: bool = False) -> Instance | None:
+        """The instance of an earlier try, a living one first; the gang, if the job has one. None for an elastic gang whose
+        size the list does not tell yet: the fleet's answer does, which the same token gives again (`unanswered`: it did not).
 
         Raises:
             Throttled: part of a gang is listed, and the rest may yet be.
-            CapacityRefused: part of a gang is all there is.
+            CapacityRefused: too small a part of a gang is all there is.
         """
         found = [entry.instance for entry in self._listed(request.token, request.offer.region)]
         nodes = self._spec.resources.nodes
-        if nodes == 1 or not found:
+        if nodes.is_single or not found:
             return min(found, key=lambda it: (it.state is InstanceState.ENDED, it.launched_at, it.id), default=None)
         (gang,) = gangs(found)
-        if len(found) >= nodes or gang.state is InstanceState.ENDED:
+        now = self._clock.now()
+        if gang.state is InstanceState.ENDED or (len(found) >= nodes.least and self._is_complete(gang, now)):
             return gang
-        if self._clock.now() - gang.launched_at < _BEHIND:
+        young = now - gang.launched_at < _BEHIND
+        if young and nodes.is_elastic and not unanswered:
+            return None
+        if young:
             raise Throttled(
                 f"AWS lists {len(found)} of {nodes} machines on {request.offer.pool}; the rest is looked for"
             )
         self._end(gang.members, request.offer.region)
         raise CapacityRefused(request.offer.pool, f"an earlier try launched only {len(found)} of {nodes} machines")
+
+    def _is_complete(self, gang: Instance, now: datetime) -> bool:
+        """Whether no more machines of a gang can turn up. How large a fixed one is, is known; of an elastic one, once all that
+        were asked for are listed, or the list has had the time."""
+        nodes = self._spec.resources.nodes
+        if not nodes.is_elastic or gang.state is InstanceState.ENDED or len(gang.members) >= nodes.most:
+            return True
+        return len(gang.members) >= nodes.least and now - gang.launched_at >= _BEHIND
 
     def _listed(self, token: str, region: str) -> list[Seen]:
         zones = self._aws.catalog.zones(region)
@@ -268,7 +282,7 @@ class Ec2Provider:
 
     def _launched(self, request: LaunchRequest, ids: Sequence[str]) -> Instance:
         self._regions.update(dict.fromkeys(ids, request.offer.region))
-        gang = self._spec.resources.nodes > 1
+        gang = not self._spec.resources.nodes.is_single
         return Instance(
             id=gang_id(request.token) if gang else ids[0],
             job_id=request.job_id,
@@ -282,7 +296,7 @@ class Ec2Provider:
 
     def _asked_before(self, request: LaunchRequest) -> Instance:
         """A fleet with this token was asked for with other parameters: what came of it is in the list, or will be."""
-        found = self._find(request)
+        found = self._find(request, unanswered=True)
         if found is not None:
             return found
         made_at = self._template_made_at(request)

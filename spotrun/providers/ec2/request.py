@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spotrun.job.ec2 import Ec2
+from spotrun.job.gang_size import GangSize
 from spotrun.market.offer import MarketKind
 from spotrun.providers.ec2.image import Image
 from spotrun.providers.ec2.policy_document import MANAGED_TAG
@@ -54,7 +55,7 @@ class MachinePlan:
         security_groups: of the subnet's region; none for the VPC's default.
         user_data: what it runs at boot, not yet in base64.
         tags: on everything that the launch creates.
-        nodes: machines of the gang, launched all or none.
+        nodes: machines of the gang; with fewer than the least of them none is launched.
     """
 
     token: str
@@ -66,7 +67,7 @@ class MachinePlan:
     security_groups: tuple[str, ...] = ()
     user_data: str = field(repr=False)
     tags: Mapping[str, str]
-    nodes: int = 1
+    nodes: GangSize
 
 
 def ours(tags: Mapping[str, str], *, place: str = "") -> dict[str, str]:
@@ -117,8 +118,9 @@ def fleet_request(plan: MachinePlan) -> dict[str, Any]:
     options: dict[str, Any] = {"AllocationStrategy": "price-capacity-optimized" if spot else "lowest-price"}
     if spot:
         options["InstanceInterruptionBehavior"] = "terminate"
-    if plan.nodes > 1:
-        options |= {"SingleInstanceType": True, "SingleAvailabilityZone": True, "MinTargetCapacity": plan.nodes}
+    if not plan.nodes.is_single:
+        least = plan.nodes.least
+        options |= {"SingleInstanceType": True, "SingleAvailabilityZone": True, "MinTargetCapacity": least}
     return {
         "Type": "instant",
         "ClientToken": plan.token,
@@ -129,7 +131,7 @@ def fleet_request(plan: MachinePlan) -> dict[str, Any]:
             }
         ],
         "TargetCapacitySpecification": {
-            "TotalTargetCapacity": plan.nodes,
+            "TotalTargetCapacity": plan.nodes.most,
             "DefaultTargetCapacityType": "spot" if spot else "on-demand",
         },
         "SpotOptions" if spot else "OnDemandOptions": options,

@@ -27,7 +27,7 @@ def placement_scores(
         account: who asks.
         names: instance types, any of which will do.
         regions: where.
-        nodes: machines that must be in one zone.
+        nodes: machines that are asked for in one zone.
 
     Raises:
         CredentialsExpired: nothing can be asked at all.

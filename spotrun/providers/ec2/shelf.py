@@ -56,7 +56,7 @@ class Shelf:
         if len(errors) == len(self.regions):
             raise next(iter(errors.values()))
         found += (_unusable(region, error) for region, error in errors.items())
-        return faulted(found, nodes=resources.nodes, alike=not resources.instance_types)
+        return faulted(found, nodes=resources.nodes.least, alike=not resources.instance_types)
 
     def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with AWS's placement scores, where it gives some.
@@ -68,7 +68,7 @@ class Shelf:
         if not names:
             return list(candidates)
         scores = placement_scores(
-            self._aws.account, names=names, regions=self.regions, nodes=self._spec.resources.nodes
+            self._aws.account, names=names, regions=self.regions, nodes=self._spec.resources.nodes.most
         )
         return [
             replace(each, score=scores.get(each.zone)) if each.market is MarketKind.SPOT else each

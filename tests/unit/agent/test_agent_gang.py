@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import pytest
 from agent_fakes import FailingStore, SteppingClock
 
 from spotrun.agent.gang import Gang, Member, free_port, join
 from spotrun.errors import SpecError, StoreUnavailable
+from spotrun.job import Control, GangSize
+from spotrun.job.message import Place
 from spotrun.store import MemoryStore
+
+ONE, THREE, SOME = GangSize(least=1, most=1), GangSize(least=3, most=3), GangSize(least=2, most=4)
 
 
 def member(number: int, address: str) -> Member:
@@ -27,23 +32,66 @@ def test_machines_are_in_the_order_in_which_torchrun_numbers_them() -> None:
     store = MemoryStore()
     machines = [member(1, "10.0.0.9"), member(2, "10.0.0.10"), member(3, "10.0.0.100")]
     for late in machines[1:]:
-        assert join(store, late, attempt=4, nodes=3, clock=SteppingClock(), goes_on=times(1)) is None
-    gang = join(store, machines[0], attempt=4, nodes=3, clock=SteppingClock(), goes_on=times(1))
+        assert join(store, late, attempt=4, size=THREE, clock=SteppingClock(), goes_on=times(1)) is None
+    gang = join(store, machines[0], attempt=4, size=THREE, clock=SteppingClock(), goes_on=times(1))
     assert gang is not None
     assert [it.address for it in gang.members] == ["10.0.0.10", "10.0.0.100", "10.0.0.9"]
     assert (gang.rank, gang.leads) == (2, False)
-    assert join(store, machines[1], attempt=5, nodes=3, clock=SteppingClock(), goes_on=times(2)) is None  # another one
+    assert (
+        join(store, machines[1], attempt=5, size=THREE, clock=SteppingClock(), goes_on=times(2)) is None
+    )  # another one
 
 
 def test_a_store_that_fails_for_a_while_only_delays() -> None:
     """But a machine that cannot tell where it is cannot be found."""
     store = FailingStore(failures=1, where="members")
     with pytest.raises(StoreUnavailable):
-        join(store, member(1, "10.0.0.1"), attempt=1, nodes=1, clock=SteppingClock(), goes_on=times(1))
+        join(store, member(1, "10.0.0.1"), attempt=1, size=ONE, clock=SteppingClock(), goes_on=times(1))
     store.write("attempts/000001/members/i-9.json", [b"torn"])
-    gang = join(store, member(1, "10.0.0.1"), attempt=1, nodes=1, clock=SteppingClock(), goes_on=times(1))
+    gang = join(store, member(1, "10.0.0.1"), attempt=1, size=ONE, clock=SteppingClock(), goes_on=times(1))
     assert gang is not None
     assert gang.leads
+
+
+def told(nodes: int | None, *, attempt: int = 1) -> bytes:
+    """What the controller says of an attempt."""
+    until = datetime(2026, 11, 27, 12, tzinfo=timezone.utc)
+    return Control(attempt=attempt, lease_until=until, nodes=nodes).to_bytes()
+
+
+def test_an_elastic_gang_is_as_large_as_its_launch_was() -> None:
+    """Nobody begins before that is known, nor with fewer; what is no size of this gang is not believed."""
+    store = MemoryStore()
+    machines = [member(1, "10.0.0.1"), member(2, "10.0.0.2"), member(3, "10.0.0.3")]
+
+    def meets(me: Member) -> Gang | None:
+        return join(store, me, attempt=1, size=SOME, clock=SteppingClock(), goes_on=times(1))
+
+    assert [meets(me) for me in machines[:2]] == [None, None]
+    for nodes, attempt in ((None, 1), (2, 9), (5, 1), (1, 1)):
+        store.write(Place(1).control, [told(nodes, attempt=attempt)])
+        assert meets(machines[0]) is None
+    store.write(Place(1).control, [told(3)])
+    assert meets(machines[0]) is None
+    gangs = [meets(machines[2]), meets(machines[0])]
+    assert [(gang.rank, len(gang.members), gang.least) for gang in gangs if gang is not None] == [(2, 3, 2), (0, 3, 2)]
+
+
+def test_a_gang_that_cannot_grow_asks_nobody_for_its_size() -> None:
+    """All that could come are there; a controller that sleeps holds nobody up."""
+    store = MemoryStore()
+    machines = [member(number, f"10.0.0.{number}") for number in range(1, 5)]
+    found = [join(store, me, attempt=1, size=SOME, clock=SteppingClock(), goes_on=times(1)) for me in machines]
+    assert [gang is not None for gang in found] == [False, False, False, True]
+
+
+def test_torchrun_is_told_the_fewest_and_those_who_came() -> None:
+    """It waits for the slow ones as long as it waits at all: it may train with fewer, but must not leave anybody out."""
+    members = tuple(member(number, f"10.0.0.{number}") for number in (1, 2, 3))
+    told = Gang(members=members, rank=1, least=2).environment(job_id="gpt", attempt=7, grace_s=120.0)
+    assert (told["PET_NNODES"], told["SPOTRUN_NODES"], told["PET_RDZV_ID"]) == ("2:3", "3", "gpt-7")
+    settings = dict(part.split("=") for part in told["PET_RDZV_CONF"].split(","))
+    assert settings["last_call_timeout"] == settings["join_timeout"]
 
 
 def test_torchrun_is_told_where_to_meet_and_under_which_name() -> None:

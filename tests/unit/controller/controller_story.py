@@ -40,6 +40,17 @@ OFFER = Offer(
 )
 
 
+ELASTIC = JobSpec.model_validate(
+    {
+        "name": "gpt",
+        "command": "torchrun train.py",
+        "provider": "ec2",
+        "resources": {"nodes": "2..4"},
+        "checkpoint": {"uri": "s3://bucket/runs"},
+    }
+)
+
+
 def at(minutes: float) -> datetime:
     """An instant of the story."""
     return AT + timedelta(minutes=minutes)
@@ -49,11 +60,11 @@ def submitted(spec: JobSpec = SPEC) -> Submitted:
     return Submitted(at=AT, job_id=JOB_ID, spec=spec.to_json(), workdir="/w")
 
 
-def started(spec: JobSpec = SPEC) -> list[Event]:
+def started(spec: JobSpec = SPEC, *, members: tuple[str, ...] = ()) -> list[Event]:
     """Submitted, placed and launched as `i-1` in the first minute."""
     events: list[Event] = [submitted(spec)]
     events.append(placed(fold(events), OFFER, at(0), reason="cheapest"))
-    return [*events, Launched(at=at(1), attempt=1, instance_id="i-1", launched_at=at(1))]
+    return [*events, Launched(at=at(1), attempt=1, instance_id="i-1", launched_at=at(1), members=members)]
 
 
 def ended(minutes: float, reason: EndReason) -> AttemptEnded:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
 import pytest
-from controller_story import OFFER, at, ended, job_of, started, submitted
+from controller_story import ELASTIC, OFFER, at, ended, job_of, started, submitted
 
 from spotrun.controller.bill import Bill
 from spotrun.errors import ProviderError
@@ -84,3 +85,13 @@ def test_what_is_over_is_priced_once() -> None:
 def test_without_a_price_the_one_of_the_placement_holds() -> None:
     late = Prices(PriceStep(at=at(31), usd_per_hour=Decimal("0.72")))
     assert Bill(late).spent(job_of(started()), at(61)) == Decimal("0.18") + Decimal("0.36")
+
+
+def test_of_an_elastic_gang_the_machines_that_came_are_billed() -> None:
+    """Three of 2..4, and three disks and addresses; of those that were taken in the first hour only the latter."""
+    hour = Decimal("0.36") + Decimal("0.08") * 100 / 730 + Decimal("0.005")
+    running = started(ELASTIC, members=("i-1", "i-2", "i-3"))
+    assert Bill(Prices()).spent(job_of(running), at(61)) == pytest.approx(hour * 3, abs=Decimal("0.00001"))
+    taken = replace(ended(31, EndReason.INTERRUPTED), taken=1)
+    half = hour * 3 / 2 - Decimal("0.18")
+    assert Bill(Prices()).spent(job_of([*running, taken]), at(61)) == pytest.approx(half, abs=Decimal("0.00001"))

@@ -9,9 +9,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spotrun.controller.outlook import Outlook, outlook
+import pytest
+
+from spotrun.controller.outlook import Guess, Outlook, look_ahead, outlook
+from spotrun.controller.placing import placed
 from spotrun.errors import ProviderError
-from spotrun.job import load_spec
+from spotrun.job import (
+    AttemptEnded,
+    EndReason,
+    Event,
+    JobSpec,
+    Launched,
+    Progress,
+    Progressed,
+    Submitted,
+    TrainingPhase,
+    fold,
+    load_spec,
+)
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 
 NOW = datetime(2026, 6, 15, tzinfo=timezone.utc)
@@ -53,14 +68,17 @@ class Cloud:
         return tuple(PriceStep(at=at, usd_per_hour=usd) for at, usd in steps)
 
 
-def looked(*, remembers: bool) -> Outlook:
-    outside: Any = SimpleNamespace(
+def outside(*, remembers: bool) -> Any:
+    return SimpleNamespace(
         wall=SimpleNamespace(now=lambda: NOW),
         complete=lambda spec: spec,
         job_clock=lambda spec, at: None,
         connect=lambda spec, **given: Cloud(remembers=remembers),
     )
-    return outlook(load_spec(SPEC), outside=outside, workdir=Path(), brief=True)
+
+
+def looked(*, remembers: bool) -> Outlook:
+    return outlook(load_spec(SPEC), outside=outside(remembers=remembers), workdir=Path(), brief=True)
 
 
 def test_a_peak_of_this_moment_is_not_taken_to_stay() -> None:
@@ -76,3 +94,60 @@ def test_without_a_history_present_prices_are_taken_and_it_is_said() -> None:
     told = "\n".join(looked(remembers=False).assumptions)
     assert "prices as offered on 2026-06-15, taken to stay (the price history could not be read: AWS refused" in told
     assert "spot from $0.9000/h" in told
+
+
+def elastic(**more: Any) -> JobSpec:
+    resources = {**SPEC["resources"], "nodes": "2..4"}
+    return load_spec({**SPEC, "limits": {"max_run": "12h", "max_wait": "48h"}, "resources": resources, **more})
+
+
+def test_an_elastic_gang_is_forecast_with_the_time_of_the_fewest_and_the_money_of_the_dearer() -> None:
+    """Two hours of work for four machines are four hours for two of them; at a tie of machine hours starts make the difference."""
+    found = outlook(
+        elastic(), outside=outside(remembers=True), workdir=Path(), guess=Guess(work=timedelta(hours=2)), brief=True
+    )
+    few = outlook(
+        elastic(resources={**SPEC["resources"], "nodes": 2}),
+        outside=outside(remembers=True),
+        workdir=Path(),
+        guess=Guess(work=timedelta(hours=4)),
+        brief=True,
+    )
+    many = outlook(
+        elastic(resources={**SPEC["resources"], "nodes": 4}),
+        outside=outside(remembers=True),
+        workdir=Path(),
+        guess=Guess(work=timedelta(hours=2)),
+        brief=True,
+    )
+    assert found.work.work_s == 4 * 3600
+    assert found.forecast.chosen.finish_s == few.forecast.chosen.finish_s
+    costs = [it.forecast.chosen.cost_usd[1] for it in (found, few, many)]
+    assert costs[0] == max(costs)
+    told = "\n".join(found.assumptions)
+    assert "2 to 4 machines, speed growing with their number: done as late as with 2 (4 h 00 min of work)" in told
+
+
+def test_what_few_machines_cannot_do_within_max_run_is_said() -> None:
+    """They may be all that comes."""
+    found = outlook(
+        elastic(), outside=outside(remembers=True), workdir=Path(), guess=Guess(work=timedelta(hours=7)), brief=True
+    )
+    assert "with 2 machines all the time, max_run 12 h 00 min ends the job before its work is done" in found.assumptions
+
+
+def test_what_is_left_of_a_running_gang_is_told_by_the_machines_that_it_has() -> None:
+    """Three came, at 3 steps a second; with none running, the bounds count again."""
+    spec = elastic()
+    events: list[Event] = [Submitted(at=NOW, job_id="gpt-1", spec=spec.to_json())]
+    events.append(placed(fold(events), offer(MarketKind.SPOT, "0.30"), NOW, reason=""))
+    members = ("i-1", "i-2", "i-3")
+    events.append(Launched(at=NOW, attempt=1, instance_id="gang-1", launched_at=NOW, members=members))
+    news = Progress(phase=TrainingPhase.TRAINING, at=NOW, training_at=NOW, total_steps=10_800, steps_per_s=3.0)
+    events.append(Progressed(at=NOW, attempt=1, progress=news))
+    offers = Cloud(remembers=True).offers()
+    running = look_ahead(fold(events), offers, NOW, workdir=Path())
+    assert running.work.work_s == pytest.approx(3600 * 1.1)
+    assert "3 machines, as now; the next attempt may have 2..4" in running.assumptions
+    events.append(AttemptEnded(at=NOW, attempt=1, ended_at=NOW, reason=EndReason.INTERRUPTED))
+    assert look_ahead(fold(events), offers, NOW, workdir=Path()).work.work_s == pytest.approx(5400 * 1.1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from controller_story import OFFER, at, beat, gone, job_of, last_word, machine, started, submitted
+from controller_story import ELASTIC, OFFER, at, beat, gone, job_of, last_word, machine, started, submitted
 
 from spotrun.clock import SystemClock
 from spotrun.controller.mailbox import Mailbox
@@ -13,7 +14,7 @@ from spotrun.controller.placing import placed
 from spotrun.controller.sighting import Lookout, orphans
 from spotrun.controller.timing import Timing
 from spotrun.errors import StoreUnavailable
-from spotrun.job import AttemptEnded, EndReason, Event, Exit, Heartbeat, Job, Noticed, Outcome
+from spotrun.job import AttemptEnded, EndReason, Event, Exit, Heartbeat, Job, Launched, Noticed, Outcome
 from spotrun.job.message import Place
 from spotrun.providers.provider import EndCause, Instance
 from spotrun.store import MemoryStore
@@ -141,3 +142,16 @@ def test_machines_of_nobody_are_orphans() -> None:
     assert [it.id for it in orphans(job, others, at(7) + timedelta(minutes=2))] == ["i-2", "i-3"]
     over = job_of([submitted()])
     assert [it.id for it in orphans(over, [machine()], at(6))] == ["i-1"]
+
+
+def test_a_gang_whose_size_is_not_known_is_neither_taken_nor_ended() -> None:
+    """Its launch is repeated, whose answer tells how many came: what was listed so far may be part of them."""
+    job = job_of([submitted(ELASTIC), placed(job_of([submitted(ELASTIC)]), OFFER, at(0), reason="")])
+    scene = Scene()
+    part = machine("gang-1", members=("i-1", "i-2"), is_complete=False)
+    assert scene.look(job, part, minutes=1) == []
+    assert orphans(job, [part], at(1)) == []
+    assert [it.id for it in orphans(job, [replace(part, token="another")], at(1))] == ["gang-1"]
+    (event,) = scene.look(job, replace(part, is_complete=True), minutes=6)
+    assert isinstance(event, Launched)
+    assert event.members == ("i-1", "i-2")

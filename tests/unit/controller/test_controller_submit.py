@@ -9,7 +9,7 @@ import pytest
 
 from spotrun.controller import Journal, Outside, checkpoint_uri, read_job, real_outside, request_stop, submit
 from spotrun.errors import SpecError, StoreDenied, StoreMissing
-from spotrun.job import JobSpec, Phase, StopRequested, Submitted
+from spotrun.job import GangSize, JobSpec, Phase, StopRequested, Submitted
 from spotrun.store import MemoryStore
 
 
@@ -207,7 +207,9 @@ def test_what_several_machines_cannot_do_together_is_told(
 ) -> None:
     """On the machines it would cost as many times as there are of them."""
     wanted = spec(**changes)
-    gang = wanted.model_copy(update={"resources": wanted.resources.model_copy(update={"nodes": 2})})
+    gang = wanted.model_copy(
+        update={"resources": wanted.resources.model_copy(update={"nodes": GangSize(least=2, most=2)})}
+    )
     with pytest.raises(SpecError, match=f"{sentence}.*Nothing was submitted"):
         submit(journal, gang, workdir, outside=outside)
     assert journal.jobs() == ()

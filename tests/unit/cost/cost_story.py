@@ -39,7 +39,7 @@ def at(clock: str) -> datetime:
     return T0.replace(hour=0) + timedelta(hours=hours, minutes=minutes, seconds=seconds[0] if seconds else 0)
 
 
-def submitted(moment: datetime = T0, *, name: str = "gpt-small", nodes: int = 1, **fields: object) -> Submitted:
+def submitted(moment: datetime = T0, *, name: str = "gpt-small", nodes: int | str = 1, **fields: object) -> Submitted:
     """The job handed in."""
     spec = JobSpec.model_validate(
         {
@@ -72,8 +72,9 @@ def placed(number: int, moment: datetime, zone: str = "use1-az4", **fields: obje
     return Placed(at=moment, attempt=number, token=launch_token(JOB_ID, number), zone=zone, **values)
 
 
-def launched(number: int, moment: datetime) -> Launched:
-    return Launched(at=moment, attempt=number, instance_id=f"i-{number:04d}", launched_at=moment)
+def launched(number: int, moment: datetime, *, nodes: int = 0) -> Launched:
+    members = tuple(f"i-{number:04d}-{node}" for node in range(nodes))
+    return Launched(at=moment, attempt=number, instance_id=f"i-{number:04d}", launched_at=moment, members=members)
 
 
 def ended(number: int, moment: datetime, reason: EndReason = EndReason.INTERRUPTED, detail: str = "") -> AttemptEnded:

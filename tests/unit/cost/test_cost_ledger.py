@@ -323,6 +323,25 @@ class TestMoney:
         row = ledger_of(events).rows[0]
         assert (row.nodes, row.cost_usd, row.on_demand_cost_usd) == (4, Decimal("1.6"), 4)
 
+    def test_an_elastic_gang_pays_for_the_nodes_that_came(self):
+        """Three, then two of 2..4; what was not launched is not billed, and the on-demand run is as large as each attempt."""
+        second = T0 + 2 * HOUR
+        events = [
+            submitted(nodes="2..4"),
+            placed(1, T0),
+            launched(1, T0, nodes=3),
+            ended(1, T0 + HOUR, EndReason.TERMINATED),
+            placed(2, second),
+            launched(2, second, nodes=2),
+            ended(2, second + HOUR, EndReason.TERMINATED),
+        ]
+        ledger = ledger_of(events)
+        assert [(row.nodes, row.cost_usd, row.on_demand_cost_usd) for row in ledger.rows] == [
+            (3, Decimal("1.2"), 3),
+            (2, Decimal("0.8"), 2),
+        ]
+        check_identities(ledger)
+
     def test_without_price_steps_the_price_seen_at_placement_is_taken_and_said(self):
         events = [submitted(), placed(1, T0), launched(1, T0), ended(1, T0 + HOUR)]
         row = build_ledger(events, {}, {}).rows[0]

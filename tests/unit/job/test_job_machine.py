@@ -30,8 +30,10 @@ def order(**changes: Any) -> MachineOrder:
 
 def test_an_order_survives_its_json() -> None:
     """User data carry it as JSON."""
-    made = order(store={"region": "eu-west-1", "requester_pays": True}, docker="repo/image:1", nodes=2)
+    made = order(store={"region": "eu-west-1", "requester_pays": True}, docker="repo/image:1", nodes=2, nodes_most=4)
     assert MachineOrder.model_validate_json(made.to_bytes()) == made
+    assert str(made.size) == "2..4"
+    assert (str(order(nodes=3).size), order().size.is_single) == ("3", True)
     assert made.launch_key == f"attempts/000003/launch-{DIGEST[:16]}.json"
 
 
@@ -47,6 +49,7 @@ def test_an_order_survives_its_json() -> None:
         {"deadline": datetime(2026, 11, 27, 12)},  # noqa: DTZ001  that it is naive is the point
         {"lease_s": 0},
         {"rebalance": "panic"},
+        {"nodes": 3, "nodes_most": 3},
     ],
 )
 def test_a_malformed_order_is_refused(changes: dict[str, Any]) -> None:

@@ -68,8 +68,16 @@ BAD: list[tuple[str, str, str]] = [
     ("resources.regions", "{us: east}", """must be a list, not {"us": "east"}; write it in brackets, like [a, b]"""),
     ("resources.regions.1", "[us-east-1, N. Virginia]", "'N. Virginia' is no region; write it like us-east-1"),
     ("resources.nodes", "0", "must be at least 1, not '0'"),
-    ("resources.nodes", "two", "must be a whole number, not 'two'"),
-    ("resources.nodes", "1.5", "must be a whole number, not '1.5'"),
+    ("resources.nodes", "two", "must be a whole number, or a range like 2..8, not 'two'"),
+    ("resources.nodes", "1.5", "must be a whole number, or a range like 2..8, not '1.5'"),
+    ("resources.nodes", "[2, 8]", 'must be a whole number, or a range like 2..8, not ["2", "8"]'),
+    ("resources.nodes", "8..2", "'8..2' begins with more machines than it ends with; write 2..8"),
+    ("resources.nodes", "0..3", "must begin with at least 1, not '0..3'"),
+    ("resources.nodes", "1..1", "'1..1' is a single number; write 1"),
+    ("resources.nodes", "a..b", "'a..b' is no range; write the fewest and the most machines, like 2..8"),
+    ("resources.nodes", "2...8", "'2...8' is no range; write the fewest and the most machines, like 2..8"),
+    ("resources.nodes", "2..", "'2..' is no range; write the fewest and the most machines, like 2..8"),
+    ("resources.nodes", "2..8", "must be 1 with the local provider, not 2..8"),
     ("resources.nodes", "2", "must be 1 with the local provider, not 2"),
     ("limits", "[]", "must be a mapping of names to values, not []"),
     ("limits.max_run", "6", f"'6' is not a duration; {UNIT}"),
@@ -359,6 +367,17 @@ CROSS: dict[str, tuple[str, str]] = {
         "provider: ec2\ncheckpoint: {uri: s3://b/runs}\nresources: {nodes: 65}",
         "resources.nodes: must be at most 64, not 65",
     ),
+    "EC2 with up to very many machines": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs}\nresources: {nodes: 2..65}",
+        "resources.nodes: must be at most 64, not 2..65",
+    ),
+    "a number of machines that changes, and a resume that must not": (
+        "provider: ec2\ncheckpoint: {uri: s3://b/runs, strict: true}\nresources: {nodes: 2..8}",
+        (
+            "checkpoint.strict: refuses to go on on another number of machines, which resources.nodes: 2..8 may bring; leave "
+            "one of them out"
+        ),
+    ),
     "an unknown name like a known one": ("limits: {max_runn: 2h}", "limits.max_runn: unknown; did you mean max_run?"),
     "an unknown name like none": (
         "checkpoint: {uri: /runs, x: 1}",
@@ -517,6 +536,27 @@ def test_a_spec_made_in_python_fails_in_the_same_sentences() -> None:
     assert JobSpec(name="a", command=["x", "y"], limits=Limits(max_wait=None)).limits.max_wait == timedelta(hours=1)
 
 
+@pytest.mark.parametrize("word", ["true", "false"])
+def test_true_and_false_are_read_from_a_job_file(word: str) -> None:
+    """A file's text is not taken for a truth of Python's, so these two words are."""
+    spec = load_spec(
+        f"name: a\ncommand: x\ncheckpoint: {{uri: s3://b/runs, strict: {word}, options: {{requester_pays: {word}}}}}"
+    )
+    assert spec.checkpoint is not None
+    assert (spec.checkpoint.strict, spec.checkpoint.options.requester_pays) == (word == "true", word == "true")
+
+
+@pytest.mark.parametrize(("text", "least", "most"), [("4", 4, 4), ("2..8", 2, 8), ("1..2", 1, 2), ("'3'", 3, 3)])
+def test_machines_are_a_number_or_a_range(text: str, least: int, most: int) -> None:
+    """Read from a file, from Python and from the journal, it is the same."""
+    spec = load_spec(f"{EXAMPLE.replace('nodes: 1', f'nodes: {text}')}provider: ec2\n")
+    nodes = spec.resources.nodes
+    assert (nodes.least, nodes.most, nodes.is_elastic) == (least, most, least < most)
+    assert JobSpec.model_validate(json.loads(json.dumps(spec.to_json()))) == spec
+    assert spec.to_json()["resources"]["nodes"] == (f"{least}..{most}" if nodes.is_elastic else least)
+    assert Resources(nodes=nodes.to_json()).nodes == nodes
+
+
 def test_secrets_in_the_environment_are_never_shown() -> None:
     """An error is printed, logged and pasted into chats."""
     for environment in (
@@ -542,4 +582,6 @@ def test_the_schema_describes_every_field() -> None:
     assert schema["required"] == ["name", "command"]
     limits = schema["$defs"]["Limits"]["properties"]
     assert (limits["max_run"]["default"], limits["max_restarts"]["minimum"]) == ("24h", 0)
+    nodes = schema["$defs"]["Resources"]["properties"]["nodes"]
+    assert (nodes["default"], [kind["type"] for kind in nodes["anyOf"]]) == (1, ["integer", "string"])
     json.dumps(schema)

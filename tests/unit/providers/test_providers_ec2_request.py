@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from spotrun.job import Ec2
+import pytest
+
+from spotrun.job import Ec2, Resources
 from spotrun.market.offer import MarketKind
 from spotrun.providers.ec2.image import Image
 from spotrun.providers.ec2.request import MachinePlan, fleet_request, ours, template_request
@@ -14,7 +16,7 @@ IMAGE = Image(id="ami-0abc1234", name="dlami", root_device="/dev/sda1", root_gib
 
 
 def plan(
-    *, market: MarketKind = MarketKind.SPOT, nodes: int = 1, groups: tuple[str, ...] = (), **ec2: Any
+    *, market: MarketKind = MarketKind.SPOT, nodes: int | str = 1, groups: tuple[str, ...] = (), **ec2: Any
 ) -> MachinePlan:
     return MachinePlan(
         token="spotrun-1-cafe",
@@ -26,7 +28,7 @@ def plan(
         security_groups=groups,
         user_data="#!/bin/bash\n",
         tags=ours({"spotrun:job": "gpt-7x", "team": "nlp"}),
-        nodes=nodes,
+        nodes=Resources(nodes=nodes).nodes,
     )
 
 
@@ -122,6 +124,17 @@ def test_a_gang_is_launched_in_one_zone_or_not_at_all() -> None:
     assert request["TargetCapacitySpecification"]["TotalTargetCapacity"] == 4
     assert request["SpotOptions"]["SingleAvailabilityZone"] is True
     assert request["SpotOptions"]["MinTargetCapacity"] == 4
+
+
+@pytest.mark.parametrize(
+    ("market", "options"), [(MarketKind.SPOT, "SpotOptions"), (MarketKind.ON_DEMAND, "OnDemandOptions")]
+)
+def test_an_elastic_gang_asks_for_the_most_and_takes_no_less_than_the_least(market: MarketKind, options: str) -> None:
+    """In one zone, on both markets."""
+    request = fleet_request(plan(nodes="2..8", market=market))
+    assert request["TargetCapacitySpecification"]["TotalTargetCapacity"] == 8
+    assert request[options]["MinTargetCapacity"] == 2
+    assert request[options]["SingleAvailabilityZone"] is True
 
 
 def test_user_data_are_sent_in_base64() -> None:

@@ -21,7 +21,7 @@ class Limit:
     """What one type would need in one region and market.
 
     Attributes:
-        needed: vCPUs, all nodes of the job together.
+        needed: vCPUs, the fewest nodes of the job together.
         quota: the limit that it counts against; None if it cannot be known.
     """
 
@@ -52,7 +52,7 @@ def look(catalog: Catalog, quotas: Quotas, question: Question) -> list[Limit]:
             region=region,
             market=market,
             instance_type=known.name,
-            needed=known.vcpus * question.resources.nodes,
+            needed=known.vcpus * question.resources.nodes.least,
             quota=quotas.of(known.name, region, market),
         )
         for region in question.regions
