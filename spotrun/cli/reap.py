@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spotrun.cli.choice import open_journal
+from spotrun.cli.consent import ask
 from spotrun.cli.home import home_of
 from spotrun.units import format_usd
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spotrun.providers.leftover import Leftover
 
 __all__ = ["reap"]
+
+_INSTEAD = "--yes, or --dry-run to look"
 
 
 def reap(
@@ -57,7 +59,7 @@ def reap(
     left: dict[str, str] = {}
     if wanted and not dry_run:
         if not yes:
-            _ask(f"End {_things(len(wanted))}{_cost(wanted)}?")
+            ask(f"End {_things(len(wanted))}{_cost(wanted)}?", otherwise="nothing was ended", instead=_INSTEAD)
         left = _end(found.aws, home, [each.leftover for each in wanted])
     if as_json:
         typer.echo(json.dumps(_told(judged, wanted, found, left, dry_run=dry_run), indent=2))
@@ -192,20 +194,6 @@ def _told(
         "not_looked_at": found.unseen | ({"AWS": found.note} if found.note else {}),
         "still_there": left,
     }
-
-
-def _ask(question: str) -> None:
-    from spotrun.errors import SpecError
-
-    try:
-        agreed = typer.confirm(question)
-    except typer.Abort:
-        if sys.stdin.isatty():  # Ctrl-C
-            raise typer.Exit(130) from None
-        raise SpecError("there is nobody to ask, so nothing was ended; add --yes, or --dry-run to look") from None
-    if not agreed:
-        typer.echo("nothing was ended")
-        raise typer.Exit(0)
 
 
 def _cost(wanted: Sequence[Judged]) -> str:

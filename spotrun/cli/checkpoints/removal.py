@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spotrun.cli.checkpoints.place import Json, Run, Which, Yes, open_run
 from spotrun.cli.checkpoints.verification import bytes_bar, stepwise
+from spotrun.cli.consent import ask
 from spotrun.units import format_bytes
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def prune(
         _say(removal)
     if dry_run or not removal.removed:
         return
-    _ask(yes=yes, question=f"Remove {_commits(len(removal.removed))}?")
+    if not yes:
+        _ask(f"Remove {_commits(len(removal.removed))}?")
     again = Pruner(run.store, choose).plan(run.commits)  # a tag may have been given while the question stood
     remove(run.store, again.keys)
     if not as_json:
@@ -107,7 +108,8 @@ def gc(
         typer.echo(f"{run.uri}: {_objects(len(orphans.keys))} that no commit needs{young}")
     if dry_run or not orphans.keys:
         return
-    _ask(yes=yes, question=f"Remove {_objects(len(orphans.keys))}?")
+    if not yes:
+        _ask(f"Remove {_objects(len(orphans.keys))}?")
     remove(run.store, orphans.keys)
     if not as_json:
         typer.echo(f"removed {_objects(len(orphans.keys))}")
@@ -187,17 +189,5 @@ def _refuse_silence(*, yes: bool, as_json: bool) -> None:
         raise SpecError("--json asks nothing: add --yes to remove, or --dry-run to look")
 
 
-def _ask(*, yes: bool, question: str) -> None:
-    from spotrun.errors import SpecError
-
-    if yes:
-        return
-    try:
-        agreed = typer.confirm(question)
-    except typer.Abort:
-        if sys.stdin.isatty():  # Ctrl-C
-            raise typer.Exit(130) from None
-        raise SpecError("there is nobody to ask, so nothing was removed; add --yes, or --dry-run to look") from None
-    if not agreed:
-        typer.echo("nothing was removed")
-        raise typer.Exit(0)
+def _ask(question: str) -> None:
+    ask(question, otherwise="nothing was removed", instead="--yes, or --dry-run to look")
