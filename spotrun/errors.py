@@ -30,7 +30,8 @@ run or the bill, what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 __all__ = [
     "CapacityRefused",
@@ -76,7 +77,13 @@ class SpecError(SpotrunError):
 
 
 class ProviderError(SpotrunError):
-    """The provider refused or failed; the sentence says what it means for the job."""
+    """The provider refused or failed; the sentence says what it means for the job.
+
+    Attributes:
+        by_pool: of a launch that asked for several pools, what was said of each that was named.
+    """
+
+    by_pool: Mapping[str, ProviderError] = MappingProxyType({})
 
 
 class CapacityRefused(ProviderError):

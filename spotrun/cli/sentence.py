@@ -38,7 +38,7 @@ def tell(event: Event, before: Job | None, after: Job) -> str:
         before: the job without the event, None for the first.
         after: the job with it.
     """
-    sentence = _sentence(event, before)
+    sentence = _launched(event, after) if isinstance(event, Launched) else _sentence(event, before)
     if after.phase.is_end and (before is None or not before.phase.is_end):
         ended = f"{after.phase.value}" + (
             f": {after.cause}" if after.cause and after.phase is not Phase.COMPLETED else ""
@@ -58,7 +58,7 @@ def _sentence(event: Event, before: Job | None) -> str:
         case MoveDecided():
             return f"attempt {event.attempt}: saving, then moving to {event.pool}: {event.reason}"
         case Launched():
-            return _launched(event, before)
+            return ""  # told with the pool that it came from
         case LaunchRefused():
             return _refused(event, before)
         case Progressed():
@@ -84,15 +84,17 @@ def _sentence(event: Event, before: Job | None) -> str:
 def _refused(event: LaunchRefused, before: Job | None) -> str:
     attempt = before.attempt if before is not None else None
     where = f" in {attempt.zone}" if attempt is not None else ""
+    if attempt is not None and attempt.alternatives:
+        where = f" in any of {len(attempt.pools)} pools of {attempt.region}"
     if event.refusal is RefusalKind.CAPACITY:
         return f"attempt {event.attempt}: no capacity{where}"
     return f"attempt {event.attempt}: refused{where} ({event.refusal.value}): {event.answer}"
 
 
-def _launched(event: Launched, before: Job | None) -> str:
-    if before is None or before.attempt is None:
+def _launched(event: Launched, after: Job) -> str:
+    if after.attempt is None:
         return f"attempt {event.attempt}: machine {event.instance_id} is up"
-    attempt, size = before.attempt, before.spec.resources.nodes
+    attempt, size = after.attempt, after.spec.resources.nodes
     market = "spot" if attempt.market == "spot" else "on-demand"
     count = "" if size.is_single else f"{size.came(len(event.members))} x "
     wanted = f" (of {size})" if size.is_elastic else ""

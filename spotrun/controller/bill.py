@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ from spotrun.job import Attempt, EndReason, Job
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.providers.provider import Provider
 
-__all__ = ["Bill", "offer_of"]
+__all__ = ["Bill", "offer_of", "others_of"]
 
 
 class Bill:
@@ -64,3 +65,17 @@ def offer_of(attempt: Attempt) -> Offer:
         price_usd_per_hour=attempt.price_usd_per_hour,
         on_demand_usd_per_hour=attempt.on_demand_usd_per_hour,
     )
+
+def others_of(attempt: Attempt) -> tuple[Offer, ...]:
+    """The offers that will do as well, while it has no machine."""
+    return tuple(
+        replace(
+            offer_of(attempt),
+            zone=it.zone,
+            instance_type=it.instance_type,
+            price_usd_per_hour=it.price_usd_per_hour,
+            on_demand_usd_per_hour=it.on_demand_usd_per_hour,
+        )
+        for it in attempt.alternatives
+    )
+

@@ -10,19 +10,17 @@ from datetime import datetime
 
 from spotrun.controller.lease import Lease
 from spotrun.controller.outside import Placement
-from spotrun.controller.sighting import launched
+from spotrun.controller.sighting import answer_of, launched, refused_of
 from spotrun.controller.stage import Stage, launch_request
 from spotrun.errors import CapacityRefused, Denied, QuotaRefused
 from spotrun.job import (
     Action,
-    Attempt,
     Control,
     Event,
     Job,
     Launch,
     LaunchRefused,
     Place,
-    RefusalKind,
     Terminate,
 )
 from spotrun.job import control as wanted_control
@@ -94,17 +92,11 @@ class Executor:
         self._lease.check()
         try:
             instance = self._stage.provider.launch(launch_request(job, attempt, self._stage))
-        except CapacityRefused as refusal:
-            return _refused(attempt, RefusalKind.CAPACITY, refusal.answer, at)
-        except QuotaRefused as refusal:
-            return _refused(attempt, RefusalKind.QUOTA, str(refusal), at)
-        except Denied as refusal:
-            return _refused(attempt, RefusalKind.DENIED, str(refusal), at)
+        except (CapacityRefused, QuotaRefused, Denied) as refusal:
+            kind, answer = answer_of(refusal)
+            refused = refused_of(refusal.by_pool)
+            return LaunchRefused(at=at, attempt=attempt.number, refusal=kind, answer=answer, refused=refused)
         return launched(instance, at)
-
-
-def _refused(attempt: Attempt, kind: RefusalKind, answer: str, at: datetime) -> LaunchRefused:
-    return LaunchRefused(at=at, attempt=attempt.number, refusal=kind, answer=answer)
 
 
 def _content(control: Control) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from spotrun.job import Job, JobSpec, MoveDecided, OnShortage, Placed, Rebalance, Waited, launch_token
+from spotrun.job import Alternative, Job, JobSpec, MoveDecided, OnShortage, Placed, Rebalance, Waited, launch_token
 from spotrun.market.offer import MarketKind, Offer
 from spotrun.policy.cooldown import Cooldown
 from spotrun.policy.placement import LOOK, LaunchOffer, Move, Stay, Wait, placement
@@ -24,7 +24,7 @@ def place(job: Job, offers: Sequence[Offer], at: datetime) -> Placed | Waited:
         case Wait():
             return Waited(at=at, until=decision.until, reason=decision.reason)
         case LaunchOffer():
-            return placed(job, decision.offer, at, reason=decision.reason)
+            return placed(job, decision.offer, at, reason=decision.reason, others=decision.others)
         case Stay() | Move():
             raise AssertionError(f"job {job.id} has no machine that could {type(decision).__name__.lower()}")
 
@@ -95,8 +95,8 @@ def look(spec: JobSpec) -> timedelta:
     return max(LOOK, timedelta(seconds=_LOOK_WALL_S * scale))
 
 
-def placed(job: Job, offer: Offer, at: datetime, *, reason: str) -> Placed:
-    """The next attempt of the job on this offer, with the token that makes its launch repeatable."""
+def placed(job: Job, offer: Offer, at: datetime, *, reason: str, others: Sequence[Offer] = ()) -> Placed:
+    """The next attempt of the job on this offer, or one of the others, with the token that makes its launch repeatable."""
     number = len(job.attempts) + 1
     return Placed(
         at=at,
@@ -110,4 +110,13 @@ def placed(job: Job, offer: Offer, at: datetime, *, reason: str) -> Placed:
         price_usd_per_hour=offer.price_usd_per_hour,
         on_demand_usd_per_hour=offer.on_demand_usd_per_hour,
         reason=reason,
+        alternatives=tuple(
+            Alternative(
+                zone=it.zone,
+                instance_type=it.instance_type,
+                price_usd_per_hour=it.price_usd_per_hour,
+                on_demand_usd_per_hour=it.on_demand_usd_per_hour,
+            )
+            for it in others
+        ),
     )

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 
-from spotrun.controller.bill import offer_of
+from spotrun.controller.bill import offer_of, others_of
 from spotrun.controller.mailbox import Mailbox
 from spotrun.controller.outside import JobClock
 from spotrun.controller.timing import Timing, at_least
@@ -46,6 +46,7 @@ def launch_request(job: Job, attempt: Attempt, stage: Stage) -> LaunchRequest:
         job_id=job.id,
         attempt=attempt.number,
         offer=offer_of(attempt),
+        others=others_of(attempt),
         environment=_environment(job, attempt, stage),
         tags={**job.spec.tags, **tags},
     )

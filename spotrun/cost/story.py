@@ -155,7 +155,7 @@ def gather(events: Sequence[Event]) -> JobStory:
         if isinstance(event, Launched) and event.attempt not in stories:
             if event.attempt not in placed:
                 raise ValueError(f"attempt {event.attempt} was launched but never placed: its price is unknown")
-            stories[event.attempt] = AttemptStory(placed=placed[event.attempt], launched=event)
+            stories[event.attempt] = AttemptStory(placed=placed[event.attempt].landed(event.pool), launched=event)
     _tell(stories, events)
     return JobStory(
         submitted=submitted,

@@ -13,6 +13,7 @@ the controller, in forecasts, in simulations of months, and in chaos tests.
 from spotrun.job.demand import EXIT_GRACE, STOP_GRACE, control, outstanding
 from spotrun.job.ending import LOSSES_MAX
 from spotrun.job.event import (
+    Alternative,
     AttemptEnded,
     AttemptExited,
     EndReason,
@@ -22,6 +23,7 @@ from spotrun.job.event import (
     MoveDecided,
     Noticed,
     Placed,
+    PoolRefusal,
     Progressed,
     RefusalKind,
     StopRequested,
@@ -69,6 +71,7 @@ __all__ = [
     "NOTICE_GRACE",
     "STOP_GRACE",
     "Action",
+    "Alternative",
     "Ask",
     "Attempt",
     "AttemptEnded",
@@ -104,6 +107,7 @@ __all__ = [
     "Phase",
     "Place",
     "Placed",
+    "PoolRefusal",
     "Progress",
     "Progressed",
     "Rebalance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -56,6 +57,7 @@ def placed(job: Job, event: Placed) -> Job:
         reason=event.reason,
         phase=AttemptPhase.LAUNCHING,
         placed_at=event.at,
+        alternatives=event.alternatives,
     )
     job = moved(job, Phase.PENDING)
     return replace(job, attempts=(*job.attempts, attempt), wait_until=None, wait_reason="")
@@ -73,7 +75,7 @@ def launched(job: Job, event: Launched) -> Job:
             job.story,
         )
     attempt = replace(
-        attempt,
+        _landed(attempt, event.pool),
         phase=AttemptPhase.STARTING,
         instance_id=event.instance_id,
         launched_at=event.launched_at,
@@ -81,21 +83,25 @@ def launched(job: Job, event: Launched) -> Job:
     )
     if job.ending is not None:
         attempt = replace(attempt, unwanted=True, stopping_since=job.at, stopping_why=job.ending.cause)
-    job = replace(_with(job, attempt), refusals=_refusals_elsewhere(job, attempt))
+    refused = [it for it in event.refused if it.pool != attempt.pool]
+    told = [_refusal(job, it.pool, it.refusal, it.answer, event.at) for it in refused]
+    job = replace(_with(job, attempt), refusals=_refusals(job, told, without=(attempt.pool,)))
     return moved(job, Phase.STARTING)
 
 
 def launch_refused(job: Job, event: LaunchRefused) -> Job:
-    """The attempt never existed; its pool is remembered as one that refused."""
+    """The attempt never existed; its pools are remembered as ones that refused."""
     attempt = _named(job, event)
     if attempt.phase is AttemptPhase.REFUSED:
         return job
     if attempt.phase is not AttemptPhase.LAUNCHING:
         raise IllegalTransition(f"attempt {attempt.number} of job {job.id} was refused and yet has run", job.story)
-    repeats = sum(old.repeats for old in job.refusals if old.pool == attempt.pool) + 1
-    refusal = Refusal(pool=attempt.pool, at=event.at, kind=event.refusal, answer=event.answer, repeats=repeats)
+    named = {it.pool: (it.refusal, it.answer) for it in event.refused}
+    told = [
+        _refusal(job, pool, *named.get(pool, (event.refusal, event.answer)), event.at) for pool in attempt.pools
+    ]
     job = _with(job, replace(attempt, phase=AttemptPhase.REFUSED))
-    job = replace(job, refusals=(*_refusals_elsewhere(job, attempt), refusal))
+    job = replace(job, refusals=_refusals(job, told))
     if job.ending is not None:
         return ended(job, job.ending.phase, job.ending.cause)
     if event.refusal is RefusalKind.DENIED:
@@ -188,8 +194,30 @@ def _place(progress: Progress) -> tuple[object, ...]:
     return progress.phase, progress.step, progress.commits, progress.last_commit, *signs
 
 
-def _refusals_elsewhere(job: Job, attempt: Attempt) -> tuple[Refusal, ...]:
-    return tuple(refusal for refusal in job.refusals if refusal.pool != attempt.pool)
+def _landed(attempt: Attempt, pool: str) -> Attempt:
+    """The attempt once its machine has come from this pool, one of those that it was placed on."""
+    came = next((it for it in attempt.alternatives if it.pool(attempt.market) == pool), None)
+    if came is None:
+        return replace(attempt, alternatives=())
+    return replace(
+        attempt,
+        zone=came.zone,
+        instance_type=came.instance_type,
+        price_usd_per_hour=came.price_usd_per_hour,
+        on_demand_usd_per_hour=came.on_demand_usd_per_hour,
+        alternatives=(),
+    )
+
+
+def _refusal(job: Job, pool: str, kind: RefusalKind, answer: str, at: datetime) -> Refusal:
+    repeats = sum(old.repeats for old in job.refusals if old.pool == pool) + 1
+    return Refusal(pool=pool, at=at, kind=kind, answer=answer, repeats=repeats)
+
+
+def _refusals(job: Job, new: Sequence[Refusal], *, without: Sequence[str] = ()) -> tuple[Refusal, ...]:
+    """The latest refusal of each pool."""
+    pools = {*without, *(refusal.pool for refusal in new)}
+    return (*(refusal for refusal in job.refusals if refusal.pool not in pools), *new)
 
 
 def _named(

@@ -5,6 +5,7 @@ Every event has `at`, an instant in job time. `decode` and `encode` are the jour
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -17,6 +18,7 @@ from typing_extensions import dataclass_transform
 from spotrun.job.message import Exit, Progress
 
 __all__ = [
+    "Alternative",
     "AttemptEnded",
     "AttemptExited",
     "EndReason",
@@ -26,6 +28,7 @@ __all__ = [
     "MoveDecided",
     "Noticed",
     "Placed",
+    "PoolRefusal",
     "Progressed",
     "RefusalKind",
     "StopRequested",
@@ -63,6 +66,29 @@ class EndReason(str, Enum):
 
 
 @_frozen
+class Alternative:
+    """Another pool of an attempt's region and market that will do as well as the one it was placed on."""
+
+    zone: str
+    instance_type: str
+    price_usd_per_hour: Decimal
+    on_demand_usd_per_hour: Decimal
+
+    def pool(self, market: str) -> str:
+        """Where its capacity comes from; equals `Offer.pool`."""
+        return f"{self.zone}/{self.instance_type}/{market}"
+
+
+@_frozen
+class PoolRefusal:
+    """What was said of one pool, where several were asked for at once."""
+
+    pool: str
+    refusal: RefusalKind
+    answer: str
+
+
+@_frozen
 class Submitted:
     """The user handed in a job from the directory `workdir`. `spec` is the validated spec in its JSON form, `bundle` what
     was left in the job's place for machines that are not this computer, as `spotrun.job.machine.Bundle` in JSON form."""
@@ -78,7 +104,7 @@ class Submitted:
 
 @_frozen
 class Placed:
-    """The policy chose an offer: attempt `attempt` is to be launched there, with this token. `offer` is in JSON form."""
+    """The policy chose an offer: attempt `attempt` is to be launched there, or in one of the `alternatives`, with this token."""
 
     at: datetime
     attempt: int
@@ -91,7 +117,21 @@ class Placed:
     price_usd_per_hour: Decimal
     on_demand_usd_per_hour: Decimal
     reason: str
+    alternatives: tuple[Alternative, ...] = ()
     kind: Literal["placed"] = "placed"
+
+    def landed(self, pool: str) -> Placed:
+        """As if it had been placed on the pool that its machine came from; as it is, if that is none of the alternatives."""
+        came = next((it for it in self.alternatives if it.pool(self.market) == pool), None)
+        if came is None:
+            return self
+        return replace(
+            self,
+            zone=came.zone,
+            instance_type=came.instance_type,
+            price_usd_per_hour=came.price_usd_per_hour,
+            on_demand_usd_per_hour=came.on_demand_usd_per_hour,
+        )
 
 
 @_frozen
@@ -120,24 +160,28 @@ class MoveDecided:
 @_frozen
 class Launched:
     """The provider started an instance for the attempt at `launched_at`; it bills from then on. Of a gang, `members` are
-    its machines."""
+    its machines. Of several pools that were asked for, `pool` is the one that it came from, and `refused` those that had none."""
 
     at: datetime
     attempt: int
     instance_id: str
     launched_at: datetime
     members: tuple[str, ...] = ()
+    pool: str = ""
+    refused: tuple[PoolRefusal, ...] = ()
     kind: Literal["launched"] = "launched"
 
 
 @_frozen
 class LaunchRefused:
-    """The provider refused to launch the attempt; it never existed and costs nothing."""
+    """The provider refused to launch the attempt; it never existed and costs nothing. `refused` is what it said of each pool,
+    if several were asked for; what it said of the whole stands for those that it did not name."""
 
     at: datetime
     attempt: int
     refusal: RefusalKind
     answer: str
+    refused: tuple[PoolRefusal, ...] = ()
     kind: Literal["launch_refused"] = "launch_refused"
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 
-from spotrun.job.event import EndReason, RefusalKind
+from spotrun.job.event import Alternative, EndReason, RefusalKind
 from spotrun.job.message import Exit, Progress
 from spotrun.job.spec import JobSpec
 
@@ -83,6 +83,7 @@ class Attempt:
     reason: str
     phase: AttemptPhase
     placed_at: datetime
+    alternatives: tuple[Alternative, ...] = ()  # pools that will do as well, until its machine has come from one
     instance_id: str | None = None
     launched_at: datetime | None = None
     nodes: int = 1  # machines that its launch brought; 1 before it
@@ -106,6 +107,11 @@ class Attempt:
     def pool(self) -> str:
         """Where its capacity came from; equals `Offer.pool`."""
         return f"{self.zone}/{self.instance_type}/{self.market}"
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Its pool, and those that will do as well."""
+        return (self.pool, *(it.pool(self.market) for it in self.alternatives))
 
     @property
     def is_live(self) -> bool:

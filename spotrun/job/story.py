@@ -36,6 +36,7 @@ def _what(event: Event) -> str:
             return f"submitted as {event.job_id}" + (f" by {event.submitted_by}" if event.submitted_by else "")
         case Placed():
             pool = f"{event.zone}/{event.instance_type}/{event.market}"
+            pool += f" or {len(event.alternatives)} others" if event.alternatives else ""
             return f"attempt {event.attempt} placed on {pool} at ${event.price_usd_per_hour}/h: {event.reason}"
         case Waited():
             return f"waiting until {event.until:%H:%M:%S}: {event.reason}"
@@ -43,7 +44,8 @@ def _what(event: Event) -> str:
             return f"attempt {event.attempt} is to move to {event.pool}: {event.reason}"
         case Launched():
             machines = f", {len(event.members)} machines" if event.members else ""
-            return f"attempt {event.attempt} launched as {event.instance_id}{machines}"
+            came = f" on {event.pool}" if event.pool else ""
+            return f"attempt {event.attempt} launched as {event.instance_id}{machines}{came}"
         case LaunchRefused():
             return f"attempt {event.attempt} refused ({event.refusal.value}): {event.answer}"
         case Progressed():

@@ -13,7 +13,7 @@ its machine up for the try, so it asks for a changeover more of slack, and for a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
@@ -24,6 +24,7 @@ from spotrun.policy.catalogue import DEFAULT, NamedRule
 from spotrun.policy.cooldown import Cooldown, Hold
 from spotrun.policy.rule import IDLE, ON_DEMAND, SPOT, Case, View, safe
 from spotrun.policy.situation import Situation
+from spotrun.policy.together import others_of, told
 from spotrun.policy.zone import back_within, hourly_price
 from spotrun.units import format_duration, format_percent
 
@@ -48,10 +49,11 @@ _SOON = timedelta(minutes=30)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchOffer:
-    """Launch this offer, for the reason given in one sentence."""
+    """Launch this offer, or any of `others`, for the reason given in one sentence. See `spotrun.policy.together`."""
 
     offer: Offer
     reason: str
+    others: tuple[Offer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +113,7 @@ class Greedy:
         holds = self.cooldown.holds(situation)
         free = [offer for offer in offers if _may_be_up(offer, holds)]
         if free:
-            return LaunchOffer(offer=free[0], reason=_why_cheapest(free))
+            return _launch(free[0], free, situation, reason=_why_cheapest(free))
         held = [holds[offer.pool] for offer in offers if offer.pool in holds]
         until = min((hold.until for hold in held), default=situation.now + _ASK_AGAIN)
         return Wait(until=until, reason=_why_waiting(situation, held, until))
@@ -152,11 +154,12 @@ class Ruled:
     def _placed(self, situation: Situation, market: _Market, view: View, choice: int) -> LaunchOffer | Wait:
         spot, bought = market.spot, market.on_demand
         if choice == SPOT and spot is not None:
-            return LaunchOffer(offer=spot, reason=_why_spot(situation, market))
+            return _launch(spot, market.usable, situation, reason=_why_spot(situation, market))
         if choice == ON_DEMAND and bought is not None:
-            return LaunchOffer(offer=bought, reason=_why_on_demand(situation, bought))
+            return _launch(bought, market.free_on_demand, situation, reason=_why_on_demand(situation, bought))
         if choice == ON_DEMAND and spot is not None:  # no on-demand to be had: late or not, spot is the best there is
-            return LaunchOffer(offer=spot, reason=f"{_why_spot(situation, market)}; no on-demand pool can be tried now")
+            reason = f"{_why_spot(situation, market)}; no on-demand pool can be tried now"
+            return _launch(spot, market.usable, situation, reason=reason)
         until = min([hold.until for hold in market.held] or [situation.now + _ASK_AGAIN])
         if choice != ON_DEMAND:
             last = situation.now + situation.slack - situation.changeover - self.look  # to wait without being late
@@ -175,6 +178,11 @@ class Ruled:
         return f"reserve {format_duration(timedelta(seconds=round(high)))}"
 
 
+def _launch(offer: Offer, free: Sequence[Offer], situation: Situation, *, reason: str) -> LaunchOffer:
+    others = others_of(offer, free, situation)
+    return LaunchOffer(offer=offer, reason=reason + told(offer, others), others=others)
+
+
 def _moved(situation: Situation, market: _Market, choice: int) -> Stay | Move:
     running = situation.running
     assert running is not None, "only what runs can move"
@@ -190,6 +198,7 @@ class _Market:
 
     Attributes:
         spot, on_demand: the best offers that can be tried now.
+        usable, free_on_demand: all that can be tried now.
         held, held_spots: the holds on all pools, and on spot pools.
         pools: how many spot pools there are.
         heads_to: the market to which the last machine was given up.
@@ -206,6 +215,7 @@ class _Market:
         if running is not None and running.market is MarketKind.ON_DEMAND:
             usable = [offer for offer in usable if offer.up or not _tried_lately(situation, offer)]
         self.pools = len(spots)
+        self.free_on_demand = free
         self.on_demand = free[0] if free else None
         self.spot = min(usable, key=lambda offer: _expected_price(situation, offer), default=None)
         self.usable = usable

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+from spotrun.errors import ProviderError
 from spotrun.market.offer import Offer, PriceStep
 from spotrun.market.source import PriceSources
 
@@ -37,6 +38,8 @@ class LaunchRequest:
 
     Attributes:
         token: idempotency token derived from (job, attempt); the same token never gives a second instance.
+        offer, others: any of these pools will do. Others are only given where the offers said that they can be asked for
+            together (`Offer.asked_with`).
         environment: the variables the agent inherits; no secrets.
         tags: stored with the instance; `spotrun:job`, `spotrun:attempt` and `spotrun:token` are always among them.
     """
@@ -47,6 +50,12 @@ class LaunchRequest:
     offer: Offer
     environment: Mapping[str, str]
     tags: Mapping[str, str]
+    others: tuple[Offer, ...] = ()
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """All pools that will do, the best one first."""
+        return (self.offer, *self.others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +68,7 @@ class Instance:
         is_complete: False while more machines of the gang may yet turn up, so that its size is not known.
         taken: how many of the machines that ended the provider took back: of a gang some, of a machine that died none; None
             where the cause says it.
+        refused: in the answer to a launch that asked for several pools, what was said of those that gave nothing.
     """
 
     id: str
@@ -75,6 +85,7 @@ class Instance:
     members: tuple[str, ...] = ()
     taken: int | None = None
     is_complete: bool = True
+    refused: Mapping[str, ProviderError] = field(default_factory=dict, compare=False)
 
 
 class Provider(Protocol):
@@ -84,10 +95,12 @@ class Provider(Protocol):
         """What could be asked for now, with present prices, in no order. An offer is no promise of capacity."""
 
     def launch(self, request: LaunchRequest) -> Instance:
-        """Starts one instance and returns it. Idempotent by `request.token`: a repeat returns the first one's instance.
+        """Starts one instance in one of the request's pools, and returns it with the pool that it came from. Idempotent by
+        `request.token`: a repeat returns the first one's instance.
 
         Raises:
-            CapacityRefused: nothing was launched; another offer may work now, this one later.
+            CapacityRefused: nothing was launched; another offer may work now, this one later. Of several pools, `by_pool`
+                tells what was said of each.
             QuotaRefused, Denied: nothing was launched; only the user can mend it.
             Throttled: nothing is known; ask again later with the same token.
         """

@@ -109,13 +109,14 @@ def job(**more: Any) -> JobSpec:
     )
 
 
-def order(offer: Offer, *, attempt: int = 1, token: str = "") -> LaunchRequest:
+def order(offer: Offer, *others: Offer, attempt: int = 1, token: str = "") -> LaunchRequest:
     token = token or f"spotrun-{attempt}-cafe"
     return LaunchRequest(
         token=token,
         job_id=JOB,
         attempt=attempt,
         offer=offer,
+        others=others,
         environment={
             "SPOTRUN_JOB_ID": JOB,
             "SPOTRUN_CHECKPOINT_URI": "s3://runs/x",
@@ -329,6 +330,47 @@ def test_refusals_come_as_errors_or_beside_instances(
     final = beside and error in (Throttled, CredentialsExpired, ProviderError)
     assert type(refusal.value) is (CapacityRefused if final else error)
     assert not world.instances()
+
+
+def spots(provider: Ec2Provider) -> list[Offer]:
+    """The spot offers, cheapest first."""
+    offers = [offer for offer in provider.offers() if offer.market is MarketKind.SPOT]
+    return sorted(offers, key=lambda offer: (offer.price_usd_per_hour, offer.pool))
+
+
+def test_of_several_pools_the_answer_tells_which_came_and_which_had_none(make: Make, world: World, clock: HandClock) -> None:
+    """Here the cheapest that has capacity, as prices differ; whoever repeats the launch is told the same pool."""
+    world.prices.set("0.35", zone="use1-az1", instance_type="g5.xlarge")
+    first, *others = spots(make())
+    assert first.pool == "use1-az1/g5.xlarge/spot"
+    world.capacity.refuse("UnfulfillableCapacity", "none", zone="use1-az1")
+    provider, request = make(), order(first, *others)
+    world.faults.lose("ec2", "CreateFleet")
+    instance = launched(provider, request)
+    (found,) = world.instances()
+    assert instance.pool == f"{found.zone_id}/g5.xlarge/spot" != first.pool
+    answered = provider.launch(order(first, *others, attempt=2))
+    assert answered.pool == instance.pool
+    assert [str(error) for error in answered.refused.values()] == [
+        "no capacity for use1-az1/g5.xlarge/spot: UnfulfillableCapacity: none (g5.xlarge in use1-az1, spot)"
+    ]
+    assert {it.pool for it in seen(make(), clock)} == {instance.pool}
+
+
+def test_several_pools_that_have_none_are_one_refusal_that_names_each(make: Make, world: World) -> None:
+    """One call instead of one for each zone and type; nothing is left of it."""
+    provider = make(resources={"instance_types": ["g5.xlarge", "g6.xlarge"], "regions": ["us-east-1"]})
+    first, *others = spots(provider)
+    world.capacity.set(0, market="spot")
+    world.capacity.refuse("MaxSpotInstanceCountExceeded", "limit", zone=first.zone, instance_type="g6.xlarge")
+    with pytest.raises(QuotaRefused) as refusal:
+        provider.launch(order(first, *others))
+    assert len(world.faults.calls("ec2", "CreateFleet")) == 1
+    told = {pool: type(error) for pool, error in refusal.value.by_pool.items()}
+    assert set(told) == {first.pool, *(other.pool for other in others)}
+    assert [pool for pool, error in told.items() if error is QuotaRefused] == [first.pool]
+    assert not world.instances()
+    assert world.leftovers() == []
 
 
 def test_a_machines_life_is_seen_with_its_causes(make: Make, world: World, clock: HandClock) -> None:

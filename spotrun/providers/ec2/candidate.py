@@ -56,6 +56,7 @@ class Candidate:
             market=self.market,
             price_usd_per_hour=self.price_usd_per_hour,
             on_demand_usd_per_hour=self.on_demand_usd_per_hour,
+            asked_with=self.region,  # a fleet is of one region
         )
 
 

@@ -10,7 +10,7 @@ listed after some minutes, there is none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,12 +23,21 @@ from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.market.source import PriceSource, PriceSources
 from spotrun.providers.ec2.aws import Aws
 from spotrun.providers.ec2.candidate import Candidate, offered, reasons
-from spotrun.providers.ec2.error import REFUSALS, kind_of, refusal
+from spotrun.providers.ec2.error import REFUSALS, kind_of
 from spotrun.providers.ec2.gang import gang_id, gangs, stragglers, token_of
 from spotrun.providers.ec2.list_price import PRICE_LIST
 from spotrun.providers.ec2.order import order_of
-from spotrun.providers.ec2.request import TOKEN_TAG, MachinePlan, fleet_request, ours, template_name, template_request
-from spotrun.providers.ec2.response import Seen, deciding, fleet_answer, instances
+from spotrun.providers.ec2.refusal import no_launch, refusals_by_pool
+from spotrun.providers.ec2.request import (
+    TOKEN_TAG,
+    MachinePlan,
+    Target,
+    fleet_request,
+    ours,
+    template_name,
+    template_request,
+)
+from spotrun.providers.ec2.response import Seen, fleet_answer, instances
 from spotrun.providers.ec2.shelf import Shelf
 from spotrun.providers.ec2.userdata import user_data
 from spotrun.providers.provider import Instance, InstanceState, LaunchRequest
@@ -96,7 +105,7 @@ class Ec2Provider:
         Raises:
             ProviderError: what they need could not be asked.
         """
-        plan = self._plan(request)
+        plan, _ = self._plan(request)
         return {"CreateLaunchTemplate": template_request(plan), "CreateFleet": fleet_request(plan)}
 
     def launch(self, request: LaunchRequest) -> Instance:
@@ -106,10 +115,12 @@ class Ec2Provider:
             return found
         document = LaunchDocument(attempt=request.attempt, environment=request.environment)
         self._place().write(document.key, [document.to_bytes()])
-        plan, offer = self._plan(request), request.offer
-        self._make_template(plan, offer.region)
-        client = self._aws.account.client("ec2", offer.region, once=True)
-        with self._aws.account.asking(f"to launch {offer.pool}", pool=offer.pool):
+        plan, pools = self._plan(request)
+        region = request.offer.region
+        self._make_template(plan, region)
+        client = self._aws.account.client("ec2", region, once=True)
+        doing, asked = _doing(request), request.offer.pool
+        with self._aws.account.asking(doing, pool=asked):
             try:
                 told = client.create_fleet(**fleet_request(plan))
             except client.exceptions.ClientError as err:
@@ -117,19 +128,16 @@ class Ec2Provider:
                 if code == "IdempotentParameterMismatch":
                     return self._asked_before(request)
                 if kind_of(code) in REFUSALS:
-                    self._drop_template(request.token, offer.region)
+                    self._drop_template(request.token, region)
                 raise
         answer = fleet_answer(told)
         if len(answer.instance_ids) >= plan.nodes.least:
-            return self._launched(request, answer.instance_ids)
-        self._end(answer.instance_ids, offer.region)  # too small a gang trains nothing
-        self._drop_template(request.token, offer.region)
-        decided = deciding(answer.refusals)
-        if (
-            decided.kind not in REFUSALS
-        ):  # beside no instances even a throttled try is over: its token would answer the same
-            raise CapacityRefused(offer.pool, str(decided))
-        raise refusal(decided, doing=f"to launch {offer.pool}", pool=offer.pool)
+            pool = pools.get((answer.instance_type, answer.subnet), asked)
+            refused = refusals_by_pool(answer, pools)
+            return self._launched(request, answer.instance_ids, pool=pool, refused=refused)
+        self._end(answer.instance_ids, region)  # too small a gang trains nothing
+        self._drop_template(request.token, region)
+        raise no_launch(answer, doing=doing, pool=asked, pools=pools)
 
     def observe(self, job_id: str) -> Sequence[Instance]:
         """See `Provider.observe`. As of at most 15 seconds ago. Templates of attempts that are over are removed."""
@@ -185,20 +193,20 @@ class Ec2Provider:
             told.update(self._aws.notices.hear(queue, region, living))
         return [replace(it, notice_deadline=told.get(it.id)) if it.id in living else it for it in found]
 
-    def _plan(self, request: LaunchRequest) -> MachinePlan:
+    def _plan(self, request: LaunchRequest) -> tuple[MachinePlan, Mapping[tuple[str, str], str]]:
+        """The launch with everything resolved, and the pool of each type and subnet in it."""
         offer, settings = request.offer, self._spec.ec2
         network = self._aws.networks.find(
             offer.region, subnets=settings.subnets, security_groups=settings.security_groups
         )
-        subnet = network.subnets.get(offer.zone)
-        if subnet is None:
+        reached = [(it, network.subnets[it.zone]) for it in request.offers if it.zone in network.subnets]
+        if not reached:
             raise CapacityRefused(offer.pool, network.fault or f"{offer.zone} has no subnet of ours any more")
         order = order_of(request, self._spec, submitted_at=self._submitted_at)
-        return MachinePlan(
+        plan = MachinePlan(
             token=request.token,
-            instance_type=offer.instance_type,
+            targets=tuple(_target(it, subnet) for it, subnet in reached),
             market=offer.market,
-            subnet=subnet,
             image=self._aws.images.find(settings.image, offer.region),
             settings=settings,
             security_groups=network.security_groups,
@@ -206,6 +214,7 @@ class Ec2Provider:
             tags=ours(request.tags, place=order.place),
             nodes=self._spec.resources.nodes,
         )
+        return plan, {(it.instance_type, subnet): it.pool for it, subnet in reached}
 
     def _end(self, ids: Sequence[str], region: str) -> None:
         """Asks for the end of instances, one by one: an unknown one must not keep the others alive."""
@@ -280,7 +289,9 @@ class Ec2Provider:
             told = client.describe_instances(Filters=[{"Name": f"tag:{TOKEN_TAG}", "Values": [token]}])
         return list(instances(told, region=region, zones=zones))
 
-    def _launched(self, request: LaunchRequest, ids: Sequence[str]) -> Instance:
+    def _launched(
+        self, request: LaunchRequest, ids: Sequence[str], *, pool: str, refused: Mapping[str, ProviderError]
+    ) -> Instance:
         self._regions.update(dict.fromkeys(ids, request.offer.region))
         gang = not self._spec.resources.nodes.is_single
         return Instance(
@@ -288,10 +299,11 @@ class Ec2Provider:
             job_id=request.job_id,
             attempt=request.attempt,
             token=request.token,
-            pool=request.offer.pool,
+            pool=pool,
             state=InstanceState.PENDING,
             launched_at=self._clock.now(),
             members=tuple(sorted(ids)) if gang else (),
+            refused=refused,
         )
 
     def _asked_before(self, request: LaunchRequest) -> Instance:
@@ -315,3 +327,17 @@ class Ec2Provider:
             told = client.describe_launch_templates(Filters=[{"Name": "launch-template-name", "Values": [name]}])
         made = [entry["CreateTime"] for entry in told.get("LaunchTemplates", ())]
         return made[0] if made else None
+
+
+def _target(offer: Offer, subnet: str) -> Target:
+    return Target(
+        instance_type=offer.instance_type,
+        subnet=subnet,
+        price_usd_per_hour=offer.price_usd_per_hour,
+        most_usd_per_hour=offer.on_demand_usd_per_hour,
+    )
+
+
+def _doing(request: LaunchRequest) -> str:
+    beside = f" or one of {len(request.others)} other pools" if request.others else ""
+    return f"to launch {request.offer.pool}{beside}"

@@ -4,10 +4,13 @@ A machine is asked for by two requests, both named by the attempt's token: a lau
 is, and a fleet of the kind `instant`, which is one synchronous try for capacity and keeps nothing alive afterwards. The same
 token gives the same requests, because everything in them comes from the journal, so that a repeat is the same fleet.
 
-A fleet takes `price-capacity-optimized`, AWS's own recommendation, explicitly; its default is the lowest price, which is
-interrupted more. No maximum price is set: a cap below on-demand only adds interruptions.
+Which of several pools a fleet takes is written down; its default is the lowest price of all. On spot, among pools whose
+prices are alike, `price-capacity-optimized`, AWS's own recommendation: the deepest of them, which is interrupted least. Where
+prices differ, `lowest-price`: the cheapest that has capacity, as if they were asked one by one, and never a dear one because it
+is deep. Each of several pools carries its on-demand price as it was shown to the user as the most that may be paid. That is
+what EC2 does by itself with one pool, so that it adds no interruptions; a lower cap would.
 
-Source: Amazon EC2 API Reference, CreateFleet and CreateLaunchTemplate (as of botocore 1.43).
+Source: Amazon EC2 API Reference, CreateFleet, SpotOptionsRequest and CreateLaunchTemplate (as of botocore 1.43).
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from spotrun.job.ec2 import Ec2
 from spotrun.job.gang_size import GangSize
-from spotrun.market.offer import MarketKind
+from spotrun.market.offer import MarketKind, alike
 from spotrun.providers.ec2.image import Image
 from spotrun.providers.ec2.policy_document import MANAGED_TAG
 
@@ -29,6 +33,7 @@ __all__ = [
     "PLACE_TAG",
     "TOKEN_TAG",
     "MachinePlan",
+    "Target",
     "fleet_request",
     "ours",
     "template_name",
@@ -44,12 +49,29 @@ _HOPS_TO_A_CONTAINER = 2  # the metadata service's answers have one hop more to 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A pool that a launch may take.
+
+    Attributes:
+        subnet: in the pool's zone.
+        price_usd_per_hour: when the attempt was placed.
+        most_usd_per_hour: that may be paid; the on-demand price.
+    """
+
+    instance_type: str
+    subnet: str
+    price_usd_per_hour: Decimal
+    most_usd_per_hour: Decimal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MachinePlan:
     """One launch, with everything resolved.
 
     Attributes:
         token: the attempt's; idempotency token and part of the tags.
-        instance_type, market, subnet: the offer's pool.
+        targets: where it may be launched, the best pool first; at least one.
+        market: of all of them.
         image: what it boots.
         settings: the job file's `ec2`.
         security_groups: of the subnet's region; none for the VPC's default.
@@ -59,9 +81,8 @@ class MachinePlan:
     """
 
     token: str
-    instance_type: str
+    targets: tuple[Target, ...]
     market: MarketKind
-    subnet: str
     image: Image
     settings: Ec2
     security_groups: tuple[str, ...] = ()
@@ -89,7 +110,7 @@ def template_request(plan: MachinePlan) -> dict[str, Any]:
         kinds.append("spot-instances-request")  # tagged where there is none, a launch would fail
     data: dict[str, Any] = {
         "ImageId": plan.image.id,
-        "InstanceType": plan.instance_type,
+        "InstanceType": plan.targets[0].instance_type,
         "IamInstanceProfile": {"Name": settings.instance_profile},
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {
@@ -115,7 +136,7 @@ def template_request(plan: MachinePlan) -> dict[str, Any]:
 def fleet_request(plan: MachinePlan) -> dict[str, Any]:
     """The arguments of CreateFleet."""
     spot = plan.market is MarketKind.SPOT
-    options: dict[str, Any] = {"AllocationStrategy": "price-capacity-optimized" if spot else "lowest-price"}
+    options: dict[str, Any] = {"AllocationStrategy": _strategy(plan)}
     if spot:
         options["InstanceInterruptionBehavior"] = "terminate"
     if not plan.nodes.is_single:
@@ -127,7 +148,7 @@ def fleet_request(plan: MachinePlan) -> dict[str, Any]:
         "LaunchTemplateConfigs": [
             {
                 "LaunchTemplateSpecification": {"LaunchTemplateName": template_name(plan.token), "Version": "1"},
-                "Overrides": [{"InstanceType": plan.instance_type, "SubnetId": plan.subnet}],
+                "Overrides": [_override(plan, target) for target in plan.targets],
             }
         ],
         "TargetCapacitySpecification": {
@@ -137,6 +158,19 @@ def fleet_request(plan: MachinePlan) -> dict[str, Any]:
         "SpotOptions" if spot else "OnDemandOptions": options,
         "TagSpecifications": [_tagged("fleet", plan.tags), _tagged("instance", plan.tags)],
     }
+
+
+def _strategy(plan: MachinePlan) -> str:
+    if plan.market is MarketKind.SPOT and alike(target.price_usd_per_hour for target in plan.targets):
+        return "price-capacity-optimized"
+    return "lowest-price"
+
+
+def _override(plan: MachinePlan, target: Target) -> dict[str, Any]:
+    pool: dict[str, Any] = {"InstanceType": target.instance_type, "SubnetId": target.subnet}
+    if plan.market is MarketKind.SPOT and len(plan.targets) > 1:
+        pool["MaxPrice"] = f"{target.most_usd_per_hour:f}"
+    return pool
 
 
 def _disk(plan: MachinePlan) -> dict[str, Any]:

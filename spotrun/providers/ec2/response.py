@@ -11,15 +11,15 @@ Source: Amazon EC2 API Reference, StateReason (as of botocore 1.43).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from spotrun.providers.ec2.error import Answer, Kind
+from spotrun.providers.ec2.error import Answer
 from spotrun.providers.provider import EndCause, Instance, InstanceState
 
-__all__ = ["FleetAnswer", "Seen", "cause_of", "deciding", "fleet_answer", "instances", "seen"]
+__all__ = ["FleetAnswer", "Refused", "Seen", "cause_of", "fleet_answer", "instances", "seen"]
 
 _STATES = {"pending": InstanceState.PENDING, "terminated": InstanceState.ENDED}
 
@@ -30,17 +30,6 @@ _CAUSES = {
     "Client.UserInitiatedHibernate": EndCause.TERMINATED,
 }
 _WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
-
-# Which of several refusals is told: one that another pool or a later try mends says least.
-_WEIGHT = {
-    Kind.DENIED: 6,
-    Kind.CREDENTIALS: 5,
-    Kind.UNKNOWN: 4,
-    Kind.THROTTLED: 3,
-    Kind.NETWORK: 2,
-    Kind.QUOTA: 1,
-    Kind.CAPACITY: 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,27 +42,34 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """What a fleet said of one of its pools; type and subnet are empty if it did not say which."""
+
+    answer: Answer
+    instance_type: str = ""
+    subnet: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FleetAnswer:
-    """What a fleet launched, and what it could not."""
+    """What a fleet launched and in which type and subnet, and what it could not."""
 
     instance_ids: tuple[str, ...]
-    refusals: tuple[Answer, ...]
+    instance_type: str = ""
+    subnet: str = ""
+    refusals: tuple[Refused, ...] = ()
 
 
 def fleet_answer(told: Mapping[str, Any]) -> FleetAnswer:
     """An answer of CreateFleet; instances and errors may come together."""
-    ids = [str(id_) for lot in told.get("Instances") or () for id_ in lot.get("InstanceIds") or ()]
-    refusals = [
-        Answer(code=str(error.get("ErrorCode", "Unknown")), words=str(error.get("ErrorMessage", "")))
-        for error in told.get("Errors") or ()
-    ]
-    return FleetAnswer(instance_ids=tuple(ids), refusals=tuple(refusals))
-
-
-def deciding(refusals: Sequence[Answer]) -> Answer:
-    """The refusal that says what to do about the launch; capacity if AWS gave no reason at all."""
-    none = Answer(code="InsufficientInstanceCapacity", words="the fleet has neither instances nor errors")
-    return max(refusals, key=lambda answer: _WEIGHT[answer.kind], default=none)
+    lots = [lot for lot in told.get("Instances") or () if lot.get("InstanceIds")]
+    instance_type, subnet = _where(lots[0]) if lots else ("", "")
+    return FleetAnswer(
+        instance_ids=tuple(str(id_) for lot in lots for id_ in lot["InstanceIds"]),
+        instance_type=instance_type,
+        subnet=subnet,
+        refusals=tuple(_refused(error) for error in told.get("Errors") or ()),
+    )
 
 
 def instances(page: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> Iterator[Seen]:
@@ -128,6 +124,19 @@ def cause_of(told: Mapping[str, Any]) -> EndCause:
     if code.startswith("Client.") or str(told.get("StateTransitionReason", "")).startswith("User initiated"):
         return EndCause.TERMINATED
     return EndCause.LOST
+
+
+def _refused(told: Mapping[str, Any]) -> Refused:
+    answer = Answer(code=str(told.get("ErrorCode", "Unknown")), words=str(told.get("ErrorMessage", "")))
+    instance_type, subnet = _where(told)
+    return Refused(answer=answer, instance_type=instance_type, subnet=subnet)
+
+
+def _where(told: Mapping[str, Any]) -> tuple[str, str]:
+    """Type and subnet of an entry of a fleet's answer, which repeats the override that it is about."""
+    override = (told.get("LaunchTemplateAndOverrides") or {}).get("Overrides") or {}
+    of = {**told, **override}
+    return str(of.get("InstanceType", "")), str(of.get("SubnetId", ""))
 
 
 def _ended_at(told: Mapping[str, Any]) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -28,7 +29,7 @@ from spotrun.cost.category import Category, apportion
 from spotrun.cost.entry import EndedBy, Extra
 from spotrun.cost.ledger import build_ledger
 from spotrun.job import fold
-from spotrun.job.event import EndReason, Progressed, decode, encode
+from spotrun.job.event import Alternative, EndReason, Progressed, decode, encode
 from spotrun.job.message import Commit, Outcome, Progress, TrainingPhase
 from spotrun.job.state import Phase
 from spotrun.market.offer import PriceStep
@@ -433,3 +434,13 @@ def test_the_journal_of_the_story_is_legal_and_gives_the_same_ledger_when_read_b
     assert job.interruptions == 4
     read_back = [decode(encode(event)) for event in events]
     assert build_ledger(read_back, spot_prices, on_demand_prices) == build_ledger(events, spot_prices, on_demand_prices)
+
+
+def test_an_attempt_on_several_pools_is_priced_by_the_one_that_came():
+    """Where no history is known, by the price that this pool had when it was placed."""
+    other = Alternative(zone="z9", instance_type="g6.xlarge", price_usd_per_hour=Decimal("0.30"), on_demand_usd_per_hour=Decimal("0.80"))
+    came = replace(launched(1, at("12:00")), pool="z9/g6.xlarge/spot")
+    events = [submitted(), placed(1, at("12:00"), alternatives=(other,)), came, ended(1, at("14:00"))]
+    (row,) = build_ledger(events, {}, {}).rows
+    assert (row.zone, row.instance_type) == ("z9", "g6.xlarge")
+    assert (row.cost_usd, row.on_demand_cost_usd) == (Decimal("0.60"), Decimal("1.60"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from job_story import (
@@ -32,6 +33,7 @@ from spotrun.errors import IllegalTransition
 from spotrun.job import (
     LEGAL,
     LOSSES_MAX,
+    Alternative,
     Ask,
     AttemptPhase,
     EndReason,
@@ -40,6 +42,7 @@ from spotrun.job import (
     Launch,
     Outcome,
     Phase,
+    PoolRefusal,
     RefusalKind,
     Submitted,
     check_invariants,
@@ -237,6 +240,39 @@ def test_refusals_are_remembered_by_pool_until_it_launches_again() -> None:
     ]
     after = told([*events, placed(4, 9, zone="z1"), launched(4, 9)])
     assert [refusal.pool for refusal in after.refusals] == ["z2/g5.xlarge/spot"]
+
+
+OTHER = Alternative(
+    zone="z2", instance_type="g6.xlarge", price_usd_per_hour=Decimal("0.39"), on_demand_usd_per_hour=Decimal("0.8")
+)
+SEVERAL = replace(placed(1, 0), alternatives=(OTHER,))
+
+
+def test_an_attempt_on_several_pools_is_where_its_machine_came_from() -> None:
+    """Its prices are that pool's; the pools that had none are left alone, the one that gave is not."""
+    none = PoolRefusal(pool="z1/g5.xlarge/spot", refusal=RefusalKind.CAPACITY, answer="none")
+    job = told([submitted(), SEVERAL, replace(launched(1, 1), pool="z2/g6.xlarge/spot", refused=(none,))])
+    (attempt,) = job.attempts
+    assert (attempt.pool, attempt.price_usd_per_hour) == ("z2/g6.xlarge/spot", Decimal("0.39"))
+    assert (attempt.on_demand_usd_per_hour, attempt.pools) == (Decimal("0.8"), (attempt.pool,))
+    assert [(refusal.pool, refusal.at) for refusal in job.refusals] == [("z1/g5.xlarge/spot", at(1))]
+
+
+def test_a_pool_that_nobody_asked_for_changes_no_price() -> None:
+    """A listing may not know the zone yet."""
+    job = told([submitted(), SEVERAL, replace(launched(1, 1), pool="/g5.xlarge/spot")])
+    assert (job.attempts[0].pool, job.attempts[0].alternatives) == ("z1/g5.xlarge/spot", ())
+
+
+def test_a_refusal_of_several_pools_is_remembered_of_each() -> None:
+    """With its own answer where there is one; what was said of the whole stands for the others."""
+    limit = PoolRefusal(pool="z2/g6.xlarge/spot", refusal=RefusalKind.QUOTA, answer="limit")
+    job = told([submitted(), SEVERAL, replace(refused(1, 1), refused=(limit,))])
+    assert {refusal.pool: (refusal.kind, refusal.answer) for refusal in job.refusals} == {
+        "z1/g5.xlarge/spot": (RefusalKind.CAPACITY, "none here"),
+        "z2/g6.xlarge/spot": (RefusalKind.QUOTA, "limit"),
+    }
+    assert decode(encode(SEVERAL)) == SEVERAL
 
 
 def test_an_attempt_is_told_its_lease_and_whether_to_stop() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,19 +11,29 @@ import pytest
 from spotrun.job import Ec2, Resources
 from spotrun.market.offer import MarketKind
 from spotrun.providers.ec2.image import Image
-from spotrun.providers.ec2.request import MachinePlan, fleet_request, ours, template_request
+from spotrun.providers.ec2.request import MachinePlan, Target, fleet_request, ours, template_request
 
 IMAGE = Image(id="ami-0abc1234", name="dlami", root_device="/dev/sda1", root_gib=75, architecture="x86_64")
 
 
+def target(
+    subnet: str = "subnet-0abc1234", price: str = "0.40", *, kind: str = "g5.xlarge", most: str = "1.006"
+) -> Target:
+    price_usd, most_usd = Decimal(price), Decimal(most)
+    return Target(instance_type=kind, subnet=subnet, price_usd_per_hour=price_usd, most_usd_per_hour=most_usd)
+
+
 def plan(
-    *, market: MarketKind = MarketKind.SPOT, nodes: int | str = 1, groups: tuple[str, ...] = (), **ec2: Any
+    *targets: Target,
+    market: MarketKind = MarketKind.SPOT,
+    nodes: int | str = 1,
+    groups: tuple[str, ...] = (),
+    **ec2: Any,
 ) -> MachinePlan:
     return MachinePlan(
         token="spotrun-1-cafe",
-        instance_type="g5.xlarge",
+        targets=targets or (target(),),
         market=market,
-        subnet="subnet-0abc1234",
         image=IMAGE,
         settings=Ec2(**ec2),
         security_groups=groups,
@@ -108,6 +119,31 @@ def test_a_fleet_is_one_synchronous_try_with_the_attempts_token() -> None:
         },
         "TagSpecifications": fleet_request(plan())["TagSpecifications"],
     }
+
+
+def test_the_provider_chooses_among_pools_of_one_price_and_pays_no_more_than_was_shown() -> None:
+    """It knows how deep they are. Each names its own cap, which one pool alone needs none of: EC2 has the same by itself."""
+    request = fleet_request(plan(target(), target("subnet-0def", "0.42", kind="g5.2xlarge", most="1.212")))
+    (config,) = request["LaunchTemplateConfigs"]
+    assert config["Overrides"] == [
+        {"InstanceType": "g5.xlarge", "SubnetId": "subnet-0abc1234", "MaxPrice": "1.006"},
+        {"InstanceType": "g5.2xlarge", "SubnetId": "subnet-0def", "MaxPrice": "1.212"},
+    ]
+    assert request["SpotOptions"]["AllocationStrategy"] == "price-capacity-optimized"
+    assert request["TargetCapacitySpecification"]["TotalTargetCapacity"] == 1
+
+
+def test_among_pools_of_different_prices_the_cheapest_that_has_capacity_is_taken() -> None:
+    """Depth is no reason to pay ten times as much."""
+    request = fleet_request(plan(target(), target("subnet-0def", "4.00", kind="g5.48xlarge", most="16.288")))
+    assert request["SpotOptions"]["AllocationStrategy"] == "lowest-price"
+
+
+def test_several_on_demand_pools_need_no_cap() -> None:
+    """Their price is the list price."""
+    request = fleet_request(plan(target(), target("subnet-0def"), market=MarketKind.ON_DEMAND))
+    assert request["OnDemandOptions"] == {"AllocationStrategy": "lowest-price"}
+    assert all(set(each) == {"InstanceType", "SubnetId"} for each in request["LaunchTemplateConfigs"][0]["Overrides"])
 
 
 def test_on_demand_is_the_same_request_with_another_market() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from spotrun.errors import CapacityRefused, Denied
 from spotrun.providers.ec2.notice import parse_notice
-from spotrun.providers.ec2.response import cause_of, deciding, fleet_answer, instances, seen
+from spotrun.providers.ec2.refusal import deciding, no_launch, refusals_by_pool
+from spotrun.providers.ec2.response import cause_of, fleet_answer, instances, seen
 from spotrun.providers.provider import EndCause, InstanceState
 
 LAUNCHED = datetime(2026, 11, 20, 10, 0, tzinfo=timezone.utc)
@@ -146,7 +148,7 @@ def test_a_fleet_tells_instances_and_errors_together() -> None:
         }
     )
     assert answer.instance_ids == ("i-1", "i-2")
-    assert [str(refusal) for refusal in answer.refusals] == ["InsufficientInstanceCapacity: none in use1-az1"]
+    assert [str(refused.answer) for refused in answer.refusals] == ["InsufficientInstanceCapacity: none in use1-az1"]
 
 
 def test_of_several_refusals_the_one_that_says_what_to_do_is_told() -> None:
@@ -160,8 +162,40 @@ def test_of_several_refusals_the_one_that_says_what_to_do_is_told() -> None:
             ]
         }
     )
-    assert deciding(answer.refusals).code == "UnauthorizedOperation"
+    assert deciding(refused.answer for refused in answer.refusals).code == "UnauthorizedOperation"
     assert deciding(()).code == "InsufficientInstanceCapacity"
+
+
+POOLS = {("g5.xlarge", "subnet-1"): "use1-az1/g5.xlarge/spot", ("g6.xlarge", "subnet-2"): "use1-az2/g6.xlarge/spot"}
+
+
+def fleet_error(code: str, kind: str, subnet: str) -> dict[str, Any]:
+    override = {"Overrides": {"InstanceType": kind, "SubnetId": subnet}}
+    return {"ErrorCode": code, "ErrorMessage": "as told", "LaunchTemplateAndOverrides": override}
+
+
+def test_a_fleet_of_several_pools_tells_which_came_and_which_refused() -> None:
+    """By type and subnet, as they were asked for."""
+    lot = {"InstanceIds": ["i-1"], "LaunchTemplateAndOverrides": {"Overrides": {"InstanceType": "g6.xlarge", "SubnetId": "subnet-2"}}}
+    answer = fleet_answer({"Errors": [fleet_error("UnfulfillableCapacity", "g5.xlarge", "subnet-1")], "Instances": [lot]})
+    assert POOLS[answer.instance_type, answer.subnet] == "use1-az2/g6.xlarge/spot"
+    (pool,) = refusals_by_pool(answer, POOLS)
+    assert pool == "use1-az1/g5.xlarge/spot"
+
+
+def test_what_is_denied_to_one_pool_alone_does_not_end_a_job_that_has_others() -> None:
+    """It is remembered of that pool; what is denied to all is a denial."""
+    errors = [
+        fleet_error("InvalidFleetConfiguration", "g5.xlarge", "subnet-1"),
+        fleet_error("InsufficientInstanceCapacity", "g6.xlarge", "subnet-2"),
+    ]
+    told = no_launch(fleet_answer({"Errors": errors}), doing="to launch", pool="p", pools=POOLS)
+    assert type(told) is CapacityRefused
+    assert [type(error) for error in told.by_pool.values()] == [Denied, CapacityRefused]
+    told = no_launch(fleet_answer({"Errors": errors[:1]}), doing="to launch", pool="p", pools=POOLS)
+    assert type(told) is CapacityRefused  # nothing was said of the other
+    both = [fleet_error("UnauthorizedOperation", *at) for at in POOLS]
+    assert type(no_launch(fleet_answer({"Errors": both}), doing="to launch", pool="p", pools=POOLS)) is Denied
 
 
 def test_a_notice_is_told_by_the_events_detail() -> None:
