@@ -8,15 +8,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
+from instance_metadata import PATIENCE_S, Metadata, wait_for
 
 from spotrun.clock import ScaledClock
 from spotrun.controller.pack import pack
@@ -26,61 +25,9 @@ from spotrun.job.message import Exit, Heartbeat, Place, parse
 from spotrun.job.spec import JobSpec
 from spotrun.store import FileStore
 
-PATIENCE_S = 150.0
+__all__ = ["JOB", "PATIENCE_S", "RentedMachine", "sha256", "wait_for"]
+
 JOB = "job-1"
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`, within the patience of these tests."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.02)):
-        value = condition()
-        if value:
-            return value
-        pause.wait(0.02)
-    raise AssertionError(f"waited {PATIENCE_S} s in vain for {what}")
-
-
-class Metadata(ThreadingHTTPServer):
-    """IMDSv2 on loopback: what is in `facts`, below `/latest/meta-data/`."""
-
-    daemon_threads = True
-
-    def __init__(self, **facts: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.facts = facts
-        self._thread = threading.Thread(target=lambda: self.serve_forever(poll_interval=0.01))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def close(self) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Metadata
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-    def do_PUT(self) -> None:
-        self._answer(200, b"token")
-
-    def do_GET(self) -> None:
-        fact = self.server.facts.get(self.path.removeprefix("/latest/meta-data/"))
-        authorised = self.headers["X-aws-ec2-metadata-token"] == "token"
-        self._answer(401 if not authorised else 404 if fact is None else 200, (fact or "").encode())
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
 
 class RentedMachine:

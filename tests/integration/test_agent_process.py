@@ -10,15 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
+from instance_metadata import PATIENCE_S, Metadata, wait_for
 
 from spotrun.clock import ScaledClock
 from spotrun.errors import StoreMissing
@@ -27,7 +26,6 @@ from spotrun.job.spec import JobSpec
 from spotrun.store import FileStore
 
 SCALE = 100.0
-PATIENCE_S = 120.0
 PLACE = Place(1)
 HUGE_LEASE_S = 1e6
 
@@ -112,17 +110,6 @@ supervisor = Supervisor(config, store=store, clock=config.clock(), bell=bell)
 bell.listen(supervisor.notices.signalled)
 sys.exit(0 if supervisor.run() else 1)
 """
-
-
-def wait_for(condition: Callable[[], object], what: str) -> object:
-    """The first true value of `condition`, within the patience of these tests."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.01)):
-        value = condition()
-        if value:
-            return value
-        pause.wait(0.01)
-    raise AssertionError(f"waited {PATIENCE_S} s in vain for {what}")
 
 
 class Machine:
@@ -223,56 +210,6 @@ class Machine:
             return process.status() != psutil.STATUS_ZOMBIE and process.environ().get("SPOTRUN_INSTANCE") == self.id
         except psutil.Error:
             return False
-
-
-class Metadata(ThreadingHTTPServer):
-    """IMDSv2 on loopback; announces `deadline` once it is set. Also a web server that never answers."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), MetadataHandler)
-        self.deadline: datetime | None = None
-        self.closing = threading.Event()
-        self._thread = threading.Thread(target=lambda: self.serve_forever(poll_interval=0.01))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-class MetadataHandler(BaseHTTPRequestHandler):
-    server: Metadata
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-    def do_PUT(self) -> None:
-        self.answer(200, b"token")
-
-    def do_GET(self) -> None:
-        deadline = self.server.deadline
-        if self.path == "/never":
-            self.server.closing.wait(PATIENCE_S)
-        elif self.headers["X-aws-ec2-metadata-token"] != "token":
-            self.answer(401, b"")
-        elif deadline is None or self.path != "/latest/meta-data/spot/instance-action":
-            self.answer(404, b"")
-        else:
-            self.answer(200, json.dumps({"action": "terminate", "time": deadline.isoformat()}).encode())
-
-    def answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from typing import Any
 import boto3
 import psutil
 import pytest
+from instance_metadata import Metadata
 from moto.server import ThreadedMotoServer
-from rented_machine import JOB, Metadata, sha256, wait_for
+from rented_machine import JOB, sha256, wait_for
 
 from spotrun.controller.pack import pack
 from spotrun.controller.wheel import build_wheel

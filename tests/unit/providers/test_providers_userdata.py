@@ -6,31 +6,15 @@ import ast
 import base64
 import re
 import subprocess
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from datetime import datetime, timezone
 
 import pytest
+from machine_order import order
 
-from spotrun.job.machine import MachineOrder, Package
+from spotrun.job.machine import MachineOrder
 from spotrun.providers.ec2.userdata import USER_DATA_BYTES_MAX, user_data
 
-DIGEST = "ab" * 32
 HOSTILE = '\'; shutdown -h now; echo "$(id)" `id` \\ \n$HOME @ORDER@ &'
-
-
-def order(**changes: Any) -> MachineOrder:
-    """An ordinary order, with changes."""
-    values: dict[str, Any] = {
-        "job_id": "gpt-abc",
-        "attempt": 1,
-        "place": "s3://bucket/runs/gpt-abc",
-        "launch_sha256": DIGEST,
-        "wheel": Package(key="wheel/spotrun-0.1.0-py3-none-any.whl", sha256=DIGEST, size_bytes=10),
-        "deadline": datetime(2026, 11, 27, 12, tzinfo=timezone.utc),
-        "max_wait": timedelta(hours=12),
-        "lease_s": 300.0,
-    }
-    return MachineOrder(**{**values, **changes})
 
 
 def test_bash_parses_it_and_ec2_takes_it() -> None:
@@ -87,5 +71,5 @@ def test_each_path_appears_once() -> None:
 
 def test_an_order_that_does_not_fit_is_refused() -> None:
     """EC2 would refuse it later, with less to say."""
-    with pytest.raises(ValueError, match=r"user data of attempt 1 of gpt-abc would be \d+ bytes; EC2 takes 16384"):
+    with pytest.raises(ValueError, match=r"user data of attempt 3 of gpt-abc would be \d+ bytes; EC2 takes 16384"):
         user_data(order(place="s3://bucket/" + "long/" * 2000))
