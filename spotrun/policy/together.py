@@ -64,9 +64,7 @@ def _lot(offer: Offer) -> tuple[object, ...]:
 def _is_short(first: Offer, situation: Situation) -> bool:
     pools = {it.pool for it in situation.offers if _lot(it) == _lot(first)}
     return any(
-        refusal.pool in pools
-        and refusal.kind is RefusalKind.CAPACITY
-        and situation.now - refusal.at <= _SHORTAGE
+        refusal.pool in pools and refusal.kind is RefusalKind.CAPACITY and situation.now - refusal.at <= _SHORTAGE
         for refusal in situation.refusals
     )
 

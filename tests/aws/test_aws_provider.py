@@ -338,7 +338,9 @@ def spots(provider: Ec2Provider) -> list[Offer]:
     return sorted(offers, key=lambda offer: (offer.price_usd_per_hour, offer.pool))
 
 
-def test_of_several_pools_the_answer_tells_which_came_and_which_had_none(make: Make, world: World, clock: HandClock) -> None:
+def test_of_several_pools_the_answer_tells_which_came_and_which_had_none(
+    make: Make, world: World, clock: HandClock
+) -> None:
     """Here the cheapest that has capacity, as prices differ; whoever repeats the launch is told the same pool."""
     world.prices.set("0.35", zone="use1-az1", instance_type="g5.xlarge")
     first, *others = spots(make())

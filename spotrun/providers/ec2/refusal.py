@@ -53,14 +53,22 @@ def no_launch(answer: FleetAnswer, *, doing: str, pool: str, pools: Mapping[tupl
     denied = [it for it in by_pool.values() if isinstance(it, Denied)]
     if denied and len(denied) < len(pools):
         answers = [it for it in answers if it.kind is not Kind.DENIED]
-    error = _final(deciding(answers), doing=doing, pool=pool) if answers or not denied else CapacityRefused(pool, str(denied[0]))
+    if denied and not answers:
+        answers = [Answer(code="InsufficientInstanceCapacity", words=str(denied[0]))]
+    error = _final(deciding(answers, launched=len(answer.instance_ids)), doing=doing, pool=pool)
     error.by_pool = by_pool
     return error
 
 
-def deciding(answers: Iterable[Answer]) -> Answer:
-    """The refusal that says what to do about the launch; capacity if AWS gave no reason at all."""
-    none = Answer(code="InsufficientInstanceCapacity", words="the fleet has neither instances nor errors")
+def deciding(answers: Iterable[Answer], *, launched: int = 0) -> Answer:
+    """The refusal that says what to do about the launch; capacity if AWS gave no reason at all.
+
+    Args:
+        answers: what was said.
+        launched: machines that came nevertheless, too few for a gang.
+    """
+    came = f"only {launched} of the machines" if launched else "no instances"
+    none = Answer(code="InsufficientInstanceCapacity", words=f"the fleet has {came}, and no errors")
     return max(answers, key=lambda answer: _WEIGHT[answer.kind], default=none)
 
 
