@@ -9,6 +9,7 @@ from typing_extensions import assert_never
 from spotrun.job import (
     AttemptEnded,
     AttemptExited,
+    EndReason,
     Event,
     Job,
     Launched,
@@ -129,6 +130,9 @@ def _ended(event: AttemptEnded, before: Job | None) -> str:
     after = ""
     if attempt is not None and attempt.number == event.attempt and attempt.launched_at is not None:
         after = f" after {format_duration(event.ended_at - attempt.launched_at)}"
+    if event.reason.is_false_start:
+        why = f": {event.detail}" if event.reason is EndReason.UNSTARTED and event.detail else ""
+        return f"attempt {event.attempt}: the machine did not start{why}"
     if event.reason.value != "interrupted":
         return f"attempt {event.attempt}: the machine is gone ({event.reason.value}){after}"
     warned = "with notice" if attempt is not None and attempt.notice_deadline is not None else "without notice"

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from spotrun.cost.billing import freed, gang_cost
+from spotrun.cost.billing import gang_cost, shares
 from spotrun.cost.extra import beside_machines_usd
-from spotrun.job import Attempt, EndReason, Job
+from spotrun.job import Attempt, Job
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 from spotrun.providers.provider import Provider
 
@@ -37,11 +37,10 @@ class Bill:
         if known is not None:
             return known
         end = attempt.ended_at or max(now, attempt.launched_at)
-        interrupted = attempt.end_reason is EndReason.INTERRUPTED
-        taken = freed(attempt.nodes, ended_by_provider=interrupted, taken=attempt.taken)
+        counts = shares(attempt.nodes, reason=attempt.end_reason, taken=attempt.taken)
         steps = self._steps(attempt, attempt.launched_at, end)
-        cost = gang_cost(steps, attempt.launched_at, end, market=attempt.market, nodes=(taken, attempt.nodes - taken))
-        cost += beside_machines_usd(job.spec, (end - attempt.launched_at) * attempt.nodes)
+        cost = gang_cost(steps, attempt.launched_at, end, market=attempt.market, nodes=counts)
+        cost += beside_machines_usd(job.spec, (end - attempt.launched_at) * sum(counts))
         if attempt.ended_at is not None:
             self._settled[attempt.number] = cost
         return cost
@@ -66,6 +65,7 @@ def offer_of(attempt: Attempt) -> Offer:
         on_demand_usd_per_hour=attempt.on_demand_usd_per_hour,
     )
 
+
 def others_of(attempt: Attempt) -> tuple[Offer, ...]:
     """The offers that will do as well, while it has no machine."""
     return tuple(
@@ -78,4 +78,3 @@ def others_of(attempt: Attempt) -> tuple[Offer, ...]:
         )
         for it in attempt.alternatives
     )
-

@@ -35,7 +35,11 @@ _REASONS = {
     EndCause.LOST: EndReason.INTERRUPTED,  # a machine that dies is the provider's loss, not the user's failure
     EndCause.TERMINATED: EndReason.TERMINATED,
     EndCause.EXITED: EndReason.EXITED,
+    EndCause.UNSTARTED: EndReason.UNSTARTED,
+    EndCause.DENIED: EndReason.DENIED,
 }
+
+_UNKNOWN = "the machine died or is not known any more"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +85,8 @@ class Lookout:
             return Sighting(events=(*first, *said), problem=problem, recommended_at=recommended_at)
         if problem is not None and not self._out_of_patience(at):
             return Sighting(events=(*first, *said), problem=problem)  # its last word may yet be read
-        return Sighting(events=(*first, *said, _ended(instance, at, problem)), problem=problem)
+        spoke = attempt.progress is not None or beat is not None or last_word is not None
+        return Sighting(events=(*first, *said, _ended(instance, at, problem, spoke=spoke)), problem=problem)
 
     def _read(self, attempt: int) -> tuple[Heartbeat | None, Exit | None, StoreError | None]:
         try:
@@ -191,16 +196,20 @@ def _said(
     return events
 
 
-def _ended(instance: Instance, at: datetime, unread: StoreError | None) -> AttemptEnded:
-    cause = instance.end_cause or EndCause.LOST
-    detail = instance.detail or ("the machine died or is not known any more" if cause is EndCause.LOST else "")
+def _ended(instance: Instance, at: datetime, unread: StoreError | None, *, spoke: bool) -> AttemptEnded:
+    """`spoke`: something on the machine was heard of, so it did start, whatever the provider calls its end. Of a gang one
+    may have spoken while another never ran."""
+    reason, taken = _REASONS[instance.end_cause or EndCause.LOST], instance.taken
+    if spoke and reason.is_false_start and not instance.members:
+        reason, taken = EndReason.INTERRUPTED, 0  # its host died, which makes no hour free
+    detail = instance.detail or (_UNKNOWN if instance.end_cause in (EndCause.LOST, None) else "")
     if unread is not None:
         detail = f"{detail}; its exit record could not be read: {unread}".lstrip("; ")
     return AttemptEnded(
         at=at,
         attempt=instance.attempt,
         ended_at=max(instance.launched_at, min(instance.ended_at or at, at)),
-        reason=_REASONS[cause],
+        reason=reason,
         detail=detail,
-        taken=instance.taken,
+        taken=taken,
     )

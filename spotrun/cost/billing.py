@@ -20,6 +20,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from spotrun.job.event import EndReason
 from spotrun.market.offer import MarketKind, PriceStep, cost_usd
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
     "attempt_cost",
     "billed_seconds",
     "billed_span",
-    "freed",
     "gang_cost",
+    "shares",
 ]
 
 BILLED_MIN = timedelta(seconds=60)
@@ -63,10 +64,21 @@ def billed_seconds(start: datetime, end: datetime, *, market: MarketKind | str, 
     return Decimal(span.days * 86400 + span.seconds) + Decimal(span.microseconds) / 1_000_000
 
 
-def freed(nodes: int, *, ended_by_provider: bool, taken: int | None) -> int:
-    """How many machines of an attempt the provider ended: of a gang only those that it took, which `taken` counts; the
-    others had to be ended after them."""
-    return 0 if not ended_by_provider else nodes if taken is None else min(taken, nodes)
+def shares(nodes: int, *, reason: EndReason | None, taken: int | None) -> tuple[int, int]:
+    """How many machines of an attempt the provider took, and how many ended otherwise: of an interrupted gang it took only
+    those that `taken` counts, and the others had to be ended after them. A machine that never ran is in neither number: EC2
+    does not bill what is pending.
+
+    Args:
+        reason: why the attempt is over, None while it runs.
+        taken: of a gang, how many machines that reason is about; None for all.
+
+    Source: Amazon EC2 User Guide, "Instance lifecycle" (billing by state). Seen 2026-11.
+    """
+    counted = nodes if taken is None else min(taken, nodes)
+    if reason is EndReason.INTERRUPTED:
+        return counted, nodes - counted
+    return 0, nodes - counted if reason is not None and reason.is_false_start else nodes
 
 
 def gang_cost(

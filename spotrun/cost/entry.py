@@ -24,6 +24,7 @@ class EndedBy(str, Enum):
     STOPPED = "stopped"  # its command ended when asked to
     TERMINATED = "terminated"  # we ended the machine
     EXITED = "exited"  # the machine ended itself, by its lease or without a last word
+    UNSTARTED = "unstarted"  # the provider ended the machine as it started; it never ran, and is not billed
     RUNNING = "running"  # not ended
 
 

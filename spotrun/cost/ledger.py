@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from spotrun.cost.billing import billed_seconds, freed, gang_cost
+from spotrun.cost.billing import billed_seconds, gang_cost, shares
 from spotrun.cost.category import Category, divide, to_money
 from spotrun.cost.entry import AttemptRow, EndedBy, Extra, Wait
 from spotrun.cost.split import split_attempt
@@ -187,8 +187,8 @@ def _row(
     until = max(story.ended.ended_at if story.ended is not None else end, launched)
     prices, assumed = _steps(curves[0], placed.attempt, launched, placed.price_usd_per_hour)
     on_demand, on_demand_assumed = _steps(curves[1], placed.attempt, launched, placed.on_demand_usd_per_hour)
-    taken = freed(nodes, ended_by_provider=story.interrupted, taken=story.ended.taken if story.ended else None)
-    cost = to_money(gang_cost(prices, launched, until, market=placed.market, nodes=(taken, nodes - taken)))
+    counts = shares(nodes, reason=story.end_reason, taken=story.ended.taken if story.ended else None)
+    cost = to_money(gang_cost(prices, launched, until, market=placed.market, nodes=counts))
     split = split_attempt(story, end=until, kept_step=kept_step)
     return AttemptRow(
         number=placed.attempt,
@@ -219,9 +219,11 @@ def _row(
         on_demand_prices=on_demand,
         price_assumed=assumed or on_demand_assumed,
         mean_price_usd_per_hour=mean_price_usd_per_hour(prices, launched, until),
-        billed_seconds=billed_seconds(launched, until, market=placed.market, ended_by_provider=taken == nodes),
+        billed_seconds=billed_seconds(launched, until, market=placed.market, ended_by_provider=counts[0] == nodes)
+        if sum(counts)
+        else Decimal(0),
         cost_usd=cost,
-        on_demand_cost_usd=to_money(cost_usd(on_demand, launched, until) * nodes),
+        on_demand_cost_usd=to_money(cost_usd(on_demand, launched, until) * sum(counts)),
         money=divide(cost, split.times),
     )
 
@@ -244,9 +246,7 @@ def _ended_by(story: AttemptStory) -> EndedBy:
             return EndedBy.FAILED
         case Outcome.STOPPED if not story.interrupted:
             return EndedBy.STOPPED
-    return {"interrupted": EndedBy.INTERRUPTED, "terminated": EndedBy.TERMINATED, "exited": EndedBy.EXITED}[
-        story.ended.reason.value
-    ]
+    return EndedBy.UNSTARTED if story.ended.reason.is_false_start else EndedBy(story.ended.reason.value)
 
 
 def _waits(story: JobStory, rows: Sequence[AttemptRow], end: datetime) -> Iterable[Wait]:

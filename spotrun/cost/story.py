@@ -60,9 +60,14 @@ class AttemptStory:
         return self.resumed_from is not None or self.training_at is not None
 
     @property
+    def end_reason(self) -> EndReason | None:
+        """Why it is over; None while it runs."""
+        return None if self.ended is None else self.ended.reason
+
+    @property
     def interrupted(self) -> bool:
         """Whether the provider took it."""
-        return self.ended is not None and self.ended.reason is EndReason.INTERRUPTED
+        return self.end_reason is EndReason.INTERRUPTED
 
     @property
     def completed(self) -> bool:

@@ -97,9 +97,7 @@ def launch_refused(job: Job, event: LaunchRefused) -> Job:
     if attempt.phase is not AttemptPhase.LAUNCHING:
         raise IllegalTransition(f"attempt {attempt.number} of job {job.id} was refused and yet has run", job.story)
     named = {it.pool: (it.refusal, it.answer) for it in event.refused}
-    told = [
-        _refusal(job, pool, *named.get(pool, (event.refusal, event.answer)), event.at) for pool in attempt.pools
-    ]
+    told = [_refusal(job, pool, *named.get(pool, (event.refusal, event.answer)), event.at) for pool in attempt.pools]
     job = _with(job, replace(attempt, phase=AttemptPhase.REFUSED))
     job = replace(job, refusals=_refusals(job, told))
     if job.ending is not None:
@@ -158,7 +156,12 @@ def gone(job: Job, event: AttemptEnded) -> Job:
             job.story,
         )
     attempt = replace(
-        attempt, phase=AttemptPhase.ENDED, ended_at=event.ended_at, end_reason=event.reason, taken=event.taken
+        attempt,
+        phase=AttemptPhase.ENDED,
+        ended_at=event.ended_at,
+        end_reason=event.reason,
+        end_detail=event.detail,
+        taken=event.taken,
     )
     job = replace(_with(job, attempt), trained_before=job.trained_before + attempt.trained(event.ended_at))
     return decided(job, attempt)

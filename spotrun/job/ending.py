@@ -49,6 +49,8 @@ def decided(job: Job, attempt: Attempt) -> Job:
         return ended(job, Phase.COMPLETED, "")
     if job.ending is not None:
         return ended(job, job.ending.phase, job.ending.cause)
+    if attempt.end_reason is EndReason.DENIED:
+        return ended(job, Phase.FAILED, _loss(attempt))
     if _was_interrupted(attempt):
         return moved(replace(job, interruptions=job.interruptions + 1), Phase.INTERRUPTED)
     if attempt.exit is not None and outcome is Outcome.START_FAILED:
@@ -88,6 +90,8 @@ def _refusal(attempt: Attempt) -> str:
 
 def _failure(attempt: Attempt) -> str | None:
     """The failure that counts against `max_restarts`, as a sentence, or None."""
+    if attempt.end_reason is EndReason.UNSTARTED:
+        return None  # nothing of the user's has run
     if attempt.stalled:
         return attempt.stopping_why
     if attempt.exit is not None and attempt.exit.outcome is Outcome.FAILED:
@@ -127,6 +131,9 @@ def _losses(job: Job) -> int:
 def _loss(attempt: Attempt) -> str:
     if attempt.exit is not None:
         return f"attempt {attempt.number} ended: {attempt.exit.outcome.value.replace('_', ' ')}"
+    if attempt.end_reason is not None and attempt.end_reason.is_false_start:
+        told = f": {attempt.end_detail}" if attempt.end_detail else ""
+        return f"the machine of attempt {attempt.number}, {attempt.instance_id} on {attempt.pool}, never started{told}"
     how = "shut itself down" if attempt.end_reason is EndReason.EXITED else "was terminated"
     return f"the machine of attempt {attempt.number}, {attempt.instance_id} on {attempt.pool}, {how} without a word"
 

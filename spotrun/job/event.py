@@ -63,6 +63,13 @@ class EndReason(str, Enum):
     INTERRUPTED = "interrupted"  # the provider took the machine, or the machine died
     TERMINATED = "terminated"  # we asked for it
     EXITED = "exited"  # it shut itself down
+    UNSTARTED = "unstarted"  # it never ran: the provider ended it as it started, and another one may start
+    DENIED = "denied"  # it never ran, and no other one would: the job ends
+
+    @property
+    def is_false_start(self) -> bool:
+        """Whether there was never a machine to train on."""
+        return self in (EndReason.UNSTARTED, EndReason.DENIED)
 
 
 @_frozen

@@ -95,6 +95,7 @@ class Attempt:
     exit: Exit | None = None
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
+    end_detail: str = ""  # the provider's word on it
     taken: int | None = None  # of an interrupted gang, how many of its machines the provider took
     stopping_since: datetime | None = None  # we want it to save and end
     stopping_why: str = ""

@@ -33,10 +33,11 @@ _AUTO_INTERVAL = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interruption:
-    """A pool that took its machine back."""
+    """A pool that took its machine back, or whose machine did not start."""
 
     pool: str
     at: datetime
+    why: str = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +232,11 @@ def _interruptions(job: Job, since: datetime) -> tuple[Interruption, ...]:
     for attempt in reversed(job.attempts):
         if attempt.ended_at is not None and attempt.ended_at < since:
             break
-        if attempt.ended_at is not None and (attempt.end_reason is EndReason.INTERRUPTED or _fled(attempt)):
+        if attempt.ended_at is None:
+            continue
+        if attempt.end_reason is EndReason.UNSTARTED:
+            found.append(Interruption(pool=attempt.pool, at=attempt.ended_at, why="did not start"))
+        elif attempt.end_reason is EndReason.INTERRUPTED or _fled(attempt):
             found.append(Interruption(pool=attempt.pool, at=attempt.ended_at))
     return tuple(found)
 

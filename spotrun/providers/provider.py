@@ -30,6 +30,8 @@ class EndCause(str, Enum):
     TERMINATED = "terminated"  # we asked for it
     EXITED = "exited"  # it shut itself down
     LOST = "lost"  # the machine died
+    UNSTARTED = "unstarted"  # it never ran: the provider ended it as it started, and another one may start
+    DENIED = "denied"  # it never ran, and no other one would: only the user can mend it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +68,8 @@ class Instance:
         detail: the provider's own word on its end.
         members: the machines of a gang, which lives while any of them does; of a single machine none.
         is_complete: False while more machines of the gang may yet turn up, so that its size is not known.
-        taken: how many of the machines that ended the provider took back: of a gang some, of a machine that died none; None
-            where the cause says it.
+        taken: how many of the machines that ended the provider took back, or never ran: of a gang some, of a machine that died
+            none; None where the cause says it.
         refused: in the answer to a launch that asked for several pools, what was said of those that gave nothing.
     """
 

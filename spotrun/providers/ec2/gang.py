@@ -21,7 +21,14 @@ REST = timedelta(minutes=5)  # for the agents of a broken gang to say their last
 _PREFIX = "gang-"
 
 # What a gang ended of, if its members ended of several things.
-_WEIGHT = {EndCause.INTERRUPTED: 3, EndCause.LOST: 2, EndCause.TERMINATED: 1, EndCause.EXITED: 0}
+_WEIGHT = {
+    EndCause.DENIED: 5,
+    EndCause.INTERRUPTED: 4,
+    EndCause.LOST: 3,
+    EndCause.UNSTARTED: 2,
+    EndCause.TERMINATED: 1,
+    EndCause.EXITED: 0,
+}
 
 
 def gang_id(token: str) -> str:
@@ -62,6 +69,8 @@ def _gang(members: Sequence[Instance]) -> Instance:
     notices = [it.notice_deadline for it in living if it.notice_deadline is not None]
     ends = [it.ended_at for it in members if it.ended_at is not None]
     worst = max(members, key=lambda it: _WEIGHT[it.end_cause or EndCause.EXITED])
+    never_ran = worst.end_cause in (EndCause.UNSTARTED, EndCause.DENIED)
+    counted = worst.end_cause if never_ran else EndCause.INTERRUPTED
     pending = any(it.state is InstanceState.PENDING for it in living)
     return Instance(
         id=gang_id(first.token),
@@ -76,5 +85,5 @@ def _gang(members: Sequence[Instance]) -> Instance:
         end_cause=None if living else worst.end_cause,
         detail="" if living else f"{worst.id}: {worst.detail}".rstrip(": "),
         members=tuple(it.id for it in members),
-        taken=None if living else sum(it.end_cause is EndCause.INTERRUPTED for it in members),
+        taken=None if living else sum(it.end_cause is counted for it in members),
     )

@@ -1,8 +1,8 @@
 """From AWS's answers to our values. Pure, tested on recorded JSON.
 
 Who ended an instance is told by its `StateReason`. `Server.Spot...` is an interruption; the instance that shut itself
-down is told apart from the one that was terminated on the account's side, by a request or because a disk or a key was
-refused, by its `Client...` code; every other `Server...` code, and none at all, is a machine that died. `shutting-down`
+down is told apart from the one that was terminated on the account's side by its `Client...` code; one that never ran has
+codes of its own (`spotrun.providers.ec2.false_start`); every other `Server...` code, and none at all, is a machine that died. `shutting-down`
 is not yet an end: its processes may still write.
 
 Source: Amazon EC2 API Reference, StateReason (as of botocore 1.43).
@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from spotrun.providers.ec2.error import Answer
+from spotrun.providers.ec2.false_start import code_of, false_start
 from spotrun.providers.provider import EndCause, Instance, InstanceState
 
 __all__ = ["FleetAnswer", "Refused", "Seen", "cause_of", "fleet_answer", "instances", "seen"]
@@ -97,7 +98,7 @@ def seen(told: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> S
     zone = placement.get("AvailabilityZoneId") or zones.get(placement.get("AvailabilityZone", ""), "")
     market = "spot" if told.get("InstanceLifecycle") == "spot" else "on_demand"
     state = _STATES.get(str(told["State"]["Name"]), InstanceState.RUNNING)
-    cause = cause_of(told) if state is InstanceState.ENDED else None
+    cause, detail = _end(told) if state is InstanceState.ENDED else (None, "")
     instance = Instance(
         id=str(told["InstanceId"]),
         job_id=job_id,
@@ -108,17 +109,23 @@ def seen(told: Mapping[str, Any], *, region: str, zones: Mapping[str, str]) -> S
         launched_at=told["LaunchTime"],
         ended_at=_ended_at(told) if state is InstanceState.ENDED else None,
         end_cause=cause,
-        detail="" if cause is None else _detail(told),
+        detail=detail,
         taken=0 if cause is EndCause.LOST else None,  # the free first hour is for interruptions, not for broken hosts
     )
     return Seen(instance=instance, region=region, private_address=str(told.get("PrivateIpAddress") or ""))
 
 
+def _end(told: Mapping[str, Any]) -> tuple[EndCause, str]:
+    return false_start(told) or (cause_of(told), _detail(told))
+
+
 def cause_of(told: Mapping[str, Any]) -> EndCause:
-    """Who ended it."""
-    code = str((told.get("StateReason") or {}).get("Code", ""))
-    if code.startswith("Server.Spot"):
-        return EndCause.INTERRUPTED
+    """Who ended it, if it ever ran."""
+    code = code_of(told)
+    if code.startswith(("Server.Spot", "Server.InsufficientInstanceCapacity")):
+        return (
+            EndCause.INTERRUPTED
+        )  # capacity that was promised and then taken back is an interruption before the start
     if code in _CAUSES:
         return _CAUSES[code]
     if code.startswith("Client.") or str(told.get("StateTransitionReason", "")).startswith("User initiated"):

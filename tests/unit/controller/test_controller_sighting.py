@@ -75,6 +75,8 @@ def test_the_last_word_comes_before_the_end() -> None:
         (EndCause.LOST, EndReason.INTERRUPTED, "the machine died"),
         (EndCause.TERMINATED, EndReason.TERMINATED, ""),
         (EndCause.EXITED, EndReason.EXITED, ""),
+        (EndCause.UNSTARTED, EndReason.UNSTARTED, ""),
+        (EndCause.DENIED, EndReason.DENIED, ""),
     ],
 )
 def test_who_ended_it_is_the_providers_word(cause: EndCause, reason: EndReason, detail: str) -> None:
@@ -82,6 +84,19 @@ def test_who_ended_it_is_the_providers_word(cause: EndCause, reason: EndReason, 
     assert isinstance(event, AttemptEnded)
     assert (event.reason, event.ended_at) == (reason, at(30))
     assert event.detail.startswith(detail)
+
+
+def test_a_machine_that_was_heard_of_did_start_whatever_its_end_is_called() -> None:
+    """AWS uses one word for both; its first hour is not free then. Of a gang one may speak while another never ran."""
+    scene = Scene()
+    scene.say(beat(3, 5))
+    job, dead = job_of(started()), gone(EndCause.UNSTARTED, 7)
+    event = scene.look(job, dead, minutes=8)[-1]
+    assert isinstance(event, AttemptEnded)
+    assert (event.reason, event.taken) == (EndReason.INTERRUPTED, 0)
+    event = scene.look(job, replace(dead, end_cause=EndCause.DENIED, members=("i-1", "i-2"), taken=1), minutes=8)[-1]
+    assert isinstance(event, AttemptEnded)
+    assert (event.reason, event.taken) == (EndReason.DENIED, 1)
 
 
 def test_a_notice_is_taken_from_whoever_tells_first() -> None:

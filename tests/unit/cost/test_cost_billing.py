@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from spotrun.cost.billing import attempt_cost, billed_seconds, billed_span, freed, gang_cost
+from spotrun.cost.billing import attempt_cost, billed_seconds, billed_span, gang_cost, shares
+from spotrun.job.event import EndReason
 from spotrun.market.offer import MarketKind, PriceStep
 
 START = datetime(2026, 7, 3, 10, tzinfo=timezone.utc)
@@ -73,8 +74,15 @@ def test_of_an_interrupted_gang_only_the_machines_that_were_taken_are_free():
     """The others had to be ended by their side."""
     steps = (PriceStep(at=START, usd_per_hour=Decimal(6)),)
     end = START + timedelta(minutes=30)
-    assert freed(4, ended_by_provider=True, taken=1) == 1
-    assert freed(4, ended_by_provider=True, taken=None) == 4
-    assert freed(4, ended_by_provider=False, taken=2) == 0
+    assert shares(4, reason=EndReason.INTERRUPTED, taken=1) == (1, 3)
+    assert shares(4, reason=EndReason.INTERRUPTED, taken=None) == (4, 0)
+    assert shares(4, reason=EndReason.TERMINATED, taken=2) == (0, 4)
     assert gang_cost(steps, START, end, market="spot", nodes=(1, 3)) == Decimal(9)
     assert gang_cost(steps, START, end, market="spot", nodes=(4, 0)) == 0
+
+
+def test_a_machine_that_never_ran_is_not_billed():
+    """Of a gang, the others are."""
+    assert shares(1, reason=EndReason.UNSTARTED, taken=None) == (0, 0)
+    assert shares(4, reason=EndReason.DENIED, taken=1) == (0, 3)
+    assert shares(4, reason=None, taken=None) == (0, 4)

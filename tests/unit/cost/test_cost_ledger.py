@@ -438,9 +438,23 @@ def test_the_journal_of_the_story_is_legal_and_gives_the_same_ledger_when_read_b
 
 def test_an_attempt_on_several_pools_is_priced_by_the_one_that_came():
     """Where no history is known, by the price that this pool had when it was placed."""
-    other = Alternative(zone="z9", instance_type="g6.xlarge", price_usd_per_hour=Decimal("0.30"), on_demand_usd_per_hour=Decimal("0.80"))
+    other = Alternative(
+        zone="z9", instance_type="g6.xlarge", price_usd_per_hour=Decimal("0.30"), on_demand_usd_per_hour=Decimal("0.80")
+    )
     came = replace(launched(1, at("12:00")), pool="z9/g6.xlarge/spot")
     events = [submitted(), placed(1, at("12:00"), alternatives=(other,)), came, ended(1, at("14:00"))]
     (row,) = build_ledger(events, {}, {}).rows
     assert (row.zone, row.instance_type) == ("z9", "g6.xlarge")
     assert (row.cost_usd, row.on_demand_cost_usd) == (Decimal("0.60"), Decimal("1.60"))
+
+
+def test_an_attempt_whose_machine_never_ran_has_time_and_no_cost():
+    """On both markets; its hours are in no list price either."""
+    for market in ("spot", "on_demand"):
+        over = ended(1, at("12:10"), EndReason.UNSTARTED)
+        events = [submitted(), placed(1, at("12:00"), market=market), launched(1, at("12:00")), over]
+        ledger = build_ledger(events, {}, {})
+        (row,) = ledger.rows
+        assert (row.ended_by, row.life) == (EndedBy.UNSTARTED, timedelta(minutes=10))
+        assert (row.billed_seconds, row.cost_usd, row.on_demand_cost_usd) == (0, 0, 0)
+        check_identities(ledger)

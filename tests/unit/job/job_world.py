@@ -120,6 +120,7 @@ class World:
         if attempt.instance_id is not None:
             ways.append(lambda: self._lose(number, EndReason.INTERRUPTED))
             ways.append(lambda: self._lose(number, EndReason.EXITED))
+            ways.append(lambda: self._lose(number, self.choose((EndReason.UNSTARTED, EndReason.DENIED))))
             ways.append(lambda: self.happen(noticed(number, self.minutes, self.minutes + 2)))
             ways.append(lambda: self.happen(move(number, self.minutes)))
             if attempt.phase is not AttemptPhase.EXITED:

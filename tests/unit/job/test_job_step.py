@@ -35,6 +35,7 @@ from spotrun.job import (
     LOSSES_MAX,
     Alternative,
     Ask,
+    AttemptEnded,
     AttemptPhase,
     EndReason,
     Event,
@@ -273,6 +274,33 @@ def test_a_refusal_of_several_pools_is_remembered_of_each() -> None:
         "z2/g6.xlarge/spot": (RefusalKind.QUOTA, "limit"),
     }
     assert decode(encode(SEVERAL)) == SEVERAL
+
+
+def unstarted(attempt: int, minutes: float, reason: EndReason = EndReason.UNSTARTED) -> AttemptEnded:
+    return replace(gone(attempt, minutes, reason), detail="AWS says why. Mend it")
+
+
+def test_a_machine_that_is_not_allowed_to_start_ends_the_job_with_what_to_mend() -> None:
+    """Every other one would end like it. It is no failure of the command, and none is counted."""
+    job = told([submitted(max_restarts=3), placed(1, 0), launched(1, 1), unstarted(1, 2, EndReason.DENIED)])
+    assert (job.phase, job.failures, job.interruptions) == (Phase.FAILED, 0, 0)
+    assert job.cause == "the machine of attempt 1, i-1 on z1/g5.xlarge/spot, never started: AWS says why. Mend it"
+
+
+def test_machines_that_do_not_start_are_tried_again_a_bounded_number_of_times() -> None:
+    """Without touching the error budget; one that trains begins the count anew."""
+    events: list[Event] = [submitted(max_restarts=0)]
+    for number in range(1, LOSSES_MAX):
+        events += [placed(number, number), launched(number, number), unstarted(number, number)]
+    assert (told(events).phase, told(events).failures) == (Phase.PENDING, 0)
+    after = LOSSES_MAX
+    last = told([*events, placed(after, 9), launched(after, 9), unstarted(after, 9)])
+    assert last.phase is Phase.FAILED
+    assert last.cause.startswith("5 attempts in a row came to nothing; the last: the machine of attempt 5")
+    assert last.cause.endswith("Mend it")
+    taken = [placed(after, 9), launched(after, 9), gone(after, 10, EndReason.INTERRUPTED)]
+    again = told([*events, *taken, placed(after + 1, 11), launched(after + 1, 11), unstarted(after + 1, 12)])
+    assert again.phase is Phase.PENDING
 
 
 def test_an_attempt_is_told_its_lease_and_whether_to_stop() -> None:

@@ -87,11 +87,7 @@ CAUSES = [
     ("Client.UserInitiatedShutdown", "User initiated (2026-11-20 11:00:00 GMT)", EndCause.TERMINATED),
     ("Client.InstanceTerminated", "", EndCause.TERMINATED),
     ("", "User initiated (2026-11-20 11:00:00 GMT)", EndCause.TERMINATED),
-    ("Client.VolumeLimitExceeded", "", EndCause.TERMINATED),
-    ("Client.InternalError", "", EndCause.TERMINATED),
-    ("Client.InvalidSnapshot.NotFound", "", EndCause.TERMINATED),
-    ("Server.InsufficientInstanceCapacity", "", EndCause.LOST),
-    ("Server.InternalError", "", EndCause.LOST),
+    ("Server.InsufficientInstanceCapacity", "", EndCause.INTERRUPTED),
     ("Server.ScheduledStop", "", EndCause.LOST),
     ("", "", EndCause.LOST),
 ]
@@ -101,6 +97,33 @@ CAUSES = [
 def test_who_ended_an_instance_is_told_by_its_state_reason(code: str, transition: str, cause: EndCause) -> None:
     """The bill depends on it: what AWS took within the first hour is free."""
     assert cause_of({"StateReason": {"Code": code}, "StateTransitionReason": transition}) is cause
+
+
+FALSE_STARTS = [
+    ("Client.VolumeLimitExceeded", EndCause.DENIED, "higher quota of gp3"),
+    ("Client.InternalError", EndCause.DENIED, "aws kms create-grant"),
+    ("Client.InvalidKMSKey.InvalidState", EndCause.DENIED, "ec2.kms_key"),
+    ("Client.InvalidSnapshot.NotFound", EndCause.DENIED, "ec2.image"),
+    ("Server.InternalError", EndCause.UNSTARTED, "another machine is asked for"),
+]
+
+
+@pytest.mark.parametrize(("code", "cause", "advice"), FALSE_STARTS)
+def test_a_machine_that_never_ran_says_why_and_what_to_do(code: str, cause: EndCause, advice: str) -> None:
+    """Only a fault of AWS's own is worth another try."""
+    entry = described("terminated", StateReason={"Code": code, "Message": f"{code}: as AWS says"})
+    instance = told(entry).instance
+    assert instance.end_cause is cause
+    assert instance.detail.startswith(f"{code}: as AWS says. ")
+    assert advice in instance.detail
+
+
+def test_a_clients_error_under_a_servers_code_is_the_clients() -> None:
+    """As AWS tells of a KMS key, see aws/karpenter-provider-aws#1407."""
+    reason = {"Code": "Server.InternalError", "Message": "Client.InternalError: Client error on launch"}
+    instance = told(described("terminated", StateReason=reason)).instance
+    assert instance.end_cause is EndCause.DENIED
+    assert instance.detail.startswith("Client.InternalError: Client error on launch. Most often")
 
 
 def test_an_end_has_its_instant_and_the_providers_words() -> None:
@@ -124,9 +147,9 @@ def test_an_end_has_its_instant_and_the_providers_words() -> None:
 def test_a_machine_that_died_was_not_taken() -> None:
     """Its first hour is not free."""
     died = told(
-        described("terminated", StateReason={"Code": "Server.InternalError", "Message": "a host failed"})
+        described("terminated", StateReason={"Code": "Server.ScheduledStop", "Message": "a host failed"})
     ).instance
-    assert (died.end_cause, died.taken, died.detail) == (EndCause.LOST, 0, "Server.InternalError: a host failed")
+    assert (died.end_cause, died.taken, died.detail) == (EndCause.LOST, 0, "Server.ScheduledStop: a host failed")
     taken = told(described("terminated", StateReason={"Code": "Server.SpotInstanceTermination"})).instance
     assert taken.taken is None
 
@@ -176,8 +199,13 @@ def fleet_error(code: str, kind: str, subnet: str) -> dict[str, Any]:
 
 def test_a_fleet_of_several_pools_tells_which_came_and_which_refused() -> None:
     """By type and subnet, as they were asked for."""
-    lot = {"InstanceIds": ["i-1"], "LaunchTemplateAndOverrides": {"Overrides": {"InstanceType": "g6.xlarge", "SubnetId": "subnet-2"}}}
-    answer = fleet_answer({"Errors": [fleet_error("UnfulfillableCapacity", "g5.xlarge", "subnet-1")], "Instances": [lot]})
+    lot = {
+        "InstanceIds": ["i-1"],
+        "LaunchTemplateAndOverrides": {"Overrides": {"InstanceType": "g6.xlarge", "SubnetId": "subnet-2"}},
+    }
+    answer = fleet_answer(
+        {"Errors": [fleet_error("UnfulfillableCapacity", "g5.xlarge", "subnet-1")], "Instances": [lot]}
+    )
     assert POOLS[answer.instance_type, answer.subnet] == "use1-az2/g6.xlarge/spot"
     (pool,) = refusals_by_pool(answer, POOLS)
     assert pool == "use1-az1/g5.xlarge/spot"
