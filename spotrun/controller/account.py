@@ -15,6 +15,7 @@ from spotrun.controller.outlook import Outlook, look_ahead
 from spotrun.controller.outside import Outside
 from spotrun.cost import Category, Ledger, build_ledger, extras_of
 from spotrun.cost.report import PriceCurve, Report, make_report
+from spotrun.cost.storage import storage_extras
 from spotrun.errors import ProviderError, SpecError
 from spotrun.job import Attempt, Event, Job, Submitted, step
 from spotrun.market import MarketKind, Offer, PriceStep
@@ -91,8 +92,9 @@ class Accountant:
             ((row.times[Category.USEFUL] + row.times[Category.CHECKPOINT]) * row.nodes for row in ledger.rows),
             timedelta(0),
         )
-        extras = extras_of(job.spec, (row.life * row.nodes for row in ledger.rows), useful=useful)
-        return replace(ledger, extras=extras)
+        extras = extras_of(job.spec, (row.life * row.ran for row in ledger.rows), useful=useful)
+        stored = storage_extras(job.spec, ledger.rows, until=ledger.until, useful=useful)
+        return replace(ledger, extras=(*extras, *stored))
 
     def report(self, metrics: Iterable[MetricRow] = ()) -> Report:
         """The savings report up to now.

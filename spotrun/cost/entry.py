@@ -63,6 +63,7 @@ class AttemptRow:
         until: its end, or the ledger's end while it runs.
         ended_at: None while it runs.
         interrupted: whether the provider took it, whatever its command did before.
+        ran: how many of its nodes did: a machine that the provider ended as it started never ran, and is not billed.
         times, money: for every category; they add up to `life` and `cost_usd`.
         kept_step: the step up to which its work survives.
         on_demand_cost_usd: the on-demand price of its actual hours, never rounded up nor free.
@@ -76,6 +77,7 @@ class AttemptRow:
     instance_type: str
     market: MarketKind
     nodes: int
+    ran: int
     placed_because: str
     launched_at: datetime
     until: datetime

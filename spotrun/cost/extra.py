@@ -6,8 +6,8 @@
 Both are due in the first hour too, when the machine itself is free, because AWS took it back. The on-demand run that a job
 is compared with would have had one disk and one address for as long as its useful work took.
 
-Not counted, as they depend on what is read and written: storage and requests of S3, transfer between regions, and NAT
-gateways where a subnet has one. Within a region S3 costs no transfer.
+What the job's place in S3 costs is in `spotrun.cost.storage`. Not counted: NAT gateways where a subnet has one, and what the
+training itself sends to elsewhere.
 
 Source: Amazon EBS pricing (gp3, widely published as 0.08 USD per GB and month), Amazon VPC pricing (public IPv4, since
 2024-02); Amazon EC2 User Guide, 'Billing for interrupted Spot Instances' (other charges remain due). Seen 2026-11.

@@ -198,6 +198,7 @@ def _row(
         instance_type=placed.instance_type,
         market=MarketKind(placed.market),
         nodes=nodes,
+        ran=sum(counts),
         placed_because=placed.reason,
         launched_at=launched,
         until=until,

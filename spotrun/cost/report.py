@@ -9,6 +9,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
 from spotrun.cost.category import MONEY_QUANTUM, Category, apportion, to_money
+from spotrun.cost.entry import EndedBy
 from spotrun.cost.ledger import Ledger
 from spotrun.cost.savings import Savings, measure_savings
 from spotrun.job.state import Job
@@ -172,13 +173,19 @@ def _notes(report: Report) -> Iterable[str]:
     if not ledger.extras:
         yield "No extras are counted: volumes, public addresses, storage and transfer are billed beside these amounts."
     else:
-        yield "Storage, requests and transfer are billed beside these amounts."
+        yield (
+            "Extras are the least that is known: what commits keep beyond the newest ones, storage after the end, inputs, outputs, "
+            "logs and NAT gateways are billed beside these amounts."
+        )
     if not report.is_final:
         yield f"The job is {report.job.phase.value}: figures are as of {ledger.until:%Y-%m-%d %H:%M:%S} UTC and will change."
     assumed = [row.number for row in ledger.rows if row.price_assumed]
     if assumed:
         yield f"No price history was known for {_attempts(assumed)}: the price seen at placement is used throughout."
-    free = [row.number for row in ledger.rows if row.life and not row.billed_seconds]
+    never = [row.number for row in ledger.rows if row.ended_by is EndedBy.UNSTARTED]
+    if never:
+        yield f"Not billed: {_attempts(never)}. AWS ended the machine as it started; it never ran."
+    free = [row.number for row in ledger.rows if row.life and not row.billed_seconds and row.number not in never]
     if free:
         yield f"Free of charge: {_attempts(free)}. Spot capacity taken back within its first hour is not billed."
     bought = [row for row in ledger.rows if row.market is MarketKind.ON_DEMAND]
