@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from spotrun.clock import Clock, ScaledClock, SystemClock
 from spotrun.controller.placing import move, place
@@ -19,6 +19,9 @@ from spotrun.market.offer import Offer
 from spotrun.providers.connect import Connector
 from spotrun.providers.provider import Provider
 from spotrun.store import BlobStore, Patience, RetryingStore, open_store
+
+if TYPE_CHECKING:
+    from spotrun.providers.ec2.aws import Pacing
 
 __all__ = ["Connect", "JobClock", "Moving", "Outside", "Placement", "job_clock", "real_outside"]
 
@@ -79,10 +82,10 @@ class Outside:
     complete: Callable[[JobSpec], JobSpec] = _unchanged
 
 
-def real_outside(home: Path, *, chance: random.Random | None = None) -> Outside:
-    """The providers, stores and clocks of this computer."""
+def real_outside(home: Path, *, chance: random.Random | None = None, pacing: Pacing | None = None) -> Outside:
+    """The providers, stores and clocks of this computer; `pacing` says how often AWS may be asked."""
 
-    connector = Connector(home, open_store=_open_store)
+    connector = Connector(home, open_store=_open_store, pacing=pacing)
 
     def connect(spec: JobSpec, *, job_id: str, submitted_at: datetime, clock: JobClock, workdir: Path) -> Provider:
         assert isinstance(clock, SystemClock | ScaledClock), "real jobs live in wall time or a multiple of it"

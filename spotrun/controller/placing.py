@@ -16,9 +16,9 @@ __all__ = ["leave", "look", "may_leave", "may_move", "move", "place", "placed"]
 _LOOK_WALL_S = 2.0  # a controller on a fast clock looks no more often
 
 
-def place(job: Job, offers: Sequence[Offer], at: datetime) -> Placed | Waited:
+def place(job: Job, offers: Sequence[Offer], at: datetime, *, cooldown: Cooldown | None = None) -> Placed | Waited:
     """Where the job's next attempt goes, or until when it waits, by the policy that its limits ask for."""
-    policy = placement(job.spec.limits, look=look(job.spec))
+    policy = placement(job.spec.limits, look=look(job.spec), cooldown=cooldown)
     decision = policy.decide(situation(job, now=at, offers=offers))
     match decision:
         case Wait():

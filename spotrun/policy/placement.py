@@ -90,14 +90,20 @@ class Placement(Protocol):
         always lies in the future."""
 
 
-def placement(limits: Limits, *, rule: NamedRule = DEFAULT, look: timedelta = LOOK) -> Placement:
+def placement(
+    limits: Limits, *, rule: NamedRule = DEFAULT, look: timedelta = LOOK, cooldown: Cooldown | None = None
+) -> Placement:
     """The policy that these limits ask for.
 
     Args:
         rule: decides when on-demand may be bought.
         look: how often the job is looked at.
+        cooldown: which pools are left alone, and for how long.
     """
-    return Ruled(rule=rule, look=look) if limits.on_shortage is OnShortage.ON_DEMAND else Greedy()
+    cooldown = cooldown or Cooldown()
+    if limits.on_shortage is OnShortage.ON_DEMAND:
+        return Ruled(rule=rule, look=look, cooldown=cooldown)
+    return Greedy(cooldown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from spotrun.providers.provider import Provider
 from spotrun.store import BlobStore, open_store
 
 if TYPE_CHECKING:
-    from spotrun.providers.ec2.aws import Aws
+    from spotrun.providers.ec2.aws import Aws, Pacing
     from spotrun.providers.ec2.provider import Ec2Provider
 
 __all__ = ["Connector", "connect"]
@@ -34,11 +34,15 @@ class Connector:
     Args:
         home: where spotrun keeps its state.
         open_store: a store at a URI, with options if the job has some.
+        pacing: how often AWS may be asked.
     """
 
-    def __init__(self, home: Path, *, open_store: Callable[..., BlobStore] = open_store) -> None:
+    def __init__(
+        self, home: Path, *, open_store: Callable[..., BlobStore] = open_store, pacing: Pacing | None = None
+    ) -> None:
         self._home = home
         self._open_store = open_store
+        self._pacing = pacing
         self._aws: Aws | None = None
 
     def __call__(
@@ -99,7 +103,7 @@ class Connector:
     def _opened(self) -> Aws:
         from spotrun.providers.ec2.aws import open_aws  # noqa: PLC0415
 
-        self._aws = self._aws or open_aws(SystemClock(), kept=_kept_prices(self._home))
+        self._aws = self._aws or open_aws(SystemClock(), kept=_kept_prices(self._home), pacing=self._pacing)
         return self._aws
 
 

@@ -78,7 +78,9 @@ def _create(world: World, response: Any) -> dict[str, Any]:
     with world.launching:
         counts = _allocate(world, options, choices, wanted, errors)
         least = int(options.get("MinTargetCapacity", 0))
-        if sum(counts) < least:
+        if world.parts:
+            counts = _part(counts, world.parts.pop(0))
+        elif sum(counts) < least:
             return {"FleetId": random_fleet_id(), "Errors": errors, "Instances": []}
         fleet_id = random_fleet_id()
         instances = []
@@ -88,6 +90,14 @@ def _create(world: World, response: Any) -> dict[str, Any]:
                 assert taken == count, "capacity changed while a fleet was allocated"
                 instances.append(_start(world, response, choice, count=count, fleet_id=fleet_id, tags=tags))
     return {"FleetId": fleet_id, "Errors": errors, "Instances": instances}
+
+
+def _part(counts: Sequence[int], most: int) -> list[int]:
+    kept = []
+    for count in counts:
+        kept.append(min(count, most))
+        most -= kept[-1]
+    return kept
 
 
 def _check(options: Mapping[str, Any], market: str, tags: Mapping[str, Any]) -> None:

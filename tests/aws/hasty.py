@@ -2,36 +2,36 @@
 
 The controller's pauses towards AWS are made for days and for other people's bills: a list every 15 s, minutes until a pool
 that refused is asked again. Here they are seconds, so that a whole job with three machines takes one; nothing else is
-changed, and the tests at the true pace are marked as such. `HASTY_LEASE_S` shortens the lease of attempts.
+changed, and the tests at the true pace are marked as such.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from datetime import timedelta
-from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose modules have names of the standard library's
+sys.path[0] = __file__.removesuffix("/tests/aws/hasty.py")  # this folder's modules have names of the standard library's
 
-import spotrun.controller.timing as timing  # noqa: E402
-import spotrun.policy.cooldown as cooldown  # noqa: E402
-import spotrun.providers.ec2.roll as roll  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from datetime import timedelta  # noqa: E402
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import spotrun.controller  # noqa: E402
 from spotrun.cli.main import run  # noqa: E402
+from spotrun.controller import Outside, real_outside  # noqa: E402
+from spotrun.controller.placing import place  # noqa: E402
+from spotrun.policy.cooldown import PAUSES, Cooldown  # noqa: E402
+from spotrun.providers.ec2.aws import Pacing  # noqa: E402
 
-LIST_S = 1.0
-PAUSE = timedelta(seconds=5)
-
-
-def hurry() -> None:
-    """Shortens the pauses."""
-    roll.EVERY_S = LIST_S
-    roll._Region.__init__.__kwdefaults__["pause_s"] = LIST_S
-    for kind in cooldown._PAUSES:
-        cooldown._PAUSES[kind] = (PAUSE, PAUSE)
-    if lease_s := os.environ.get("HASTY_LEASE_S"):
-        timing.Timing.__init__.__kwdefaults__["attempt_lease_s"] = float(lease_s)
+PACING = Pacing(list_s=1.0, notices_s=0.5)
+PAUSE = timedelta(seconds=3)
 
 
-hurry()
+def hurried(home: Path) -> Outside:
+    """What is outside a controller, with shorter pauses."""
+    cooldown = Cooldown(pauses=dict.fromkeys(PAUSES, (PAUSE, PAUSE)))
+    return replace(real_outside(home, pacing=PACING), place=partial(place, cooldown=cooldown))
+
+
+spotrun.controller.real_outside = hurried
 run()

@@ -28,6 +28,8 @@ class Cause(Enum):
     INTERRUPTION = ("Server.SpotInstanceTermination", "Spot instance termination")
     CAPACITY = ("Server.InsufficientInstanceCapacity", "Insufficient capacity to launch")
     INTERNAL = ("Server.InternalError", "Internal error on launch")
+    KEY = ("Client.InternalError", "Client error on launch")  # EC2 may not use the KMS key of the disk
+    VOLUMES = ("Client.VolumeLimitExceeded", "Volume limit exceeded")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

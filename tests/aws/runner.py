@@ -62,9 +62,13 @@ class Runner:
 
     def notice(self, instance_id: str, *, left: timedelta = NOTICE) -> None:
         """EC2 warns that it will take the instance: its metadata and an event say so."""
+        self.announce(instance_id, left=left)
+        self._world.warn(instance_id)
+
+    def announce(self, instance_id: str, *, left: timedelta = NOTICE) -> None:
+        """The metadata say so; the event is the world's (`World.warn`)."""
         now = datetime.now(timezone.utc)  # noqa: TID251 - the world has its own clock
         self.machine(instance_id).metadata.announce(now + left)
-        self._world.warn(instance_id)
 
     def recommend(self, instance_id: str) -> None:
         """EC2 recommends to move: its metadata and an event say so."""

@@ -110,12 +110,13 @@ class User:
         (self.work / "train.py").write_text(SCRIPT)
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def spotrun(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command, to its end."""
+    def spotrun(self, *arguments: str, check: bool = True, says: str = "") -> subprocess.CompletedProcess[str]:
+        """A command, to its end, with `says` typed at its questions."""
         done = subprocess.run(
             [sys.executable, "-m", "spotrun", "--home", str(self.home), *arguments],
             cwd=self.work,
             env=self.environment,
+            input=says,
             capture_output=True,
             text=True,
             timeout=240,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from spotrun.job import AttemptPhase
+
 from .runner import Runner
 from .stage import User
 from .world import Seen, World
@@ -54,15 +56,21 @@ def started(user: User, attempt: int, nodes: int) -> list[str]:
     return [user.until(file.read_text, "the instance's id") for file in files]
 
 
-def test_a_gang_survives_the_loss_of_a_machine(world: World, runner: Runner, user: User) -> None:
-    """Two machines in one zone; one is taken without a notice; two others complete the job; nobody is left."""
+def test_a_gang_comes_whole_and_survives_the_loss_of_a_machine(world: World, runner: Runner, user: User) -> None:
+    """The first fleet has one machine of two: it is ended, and counts as a refusal. Then there are two in one zone; one is taken
+    without a notice; two others complete the job; nobody is left."""
+    world.launch_part(1)
     (user.work / "train.py").write_text(GANG)
     process = user.launch(gang_job(user, 2))
-    first = started(user, 1, 2)
-    assert {it.id for it in machines(world, 1)} == set(first)
-    assert len({it.zone_id for it in machines(world, 1)}) == 1
+    first = started(user, 2, 2)
+    assert {it.id for it in machines(world, 2)} == set(first)
+    assert len({it.zone_id for it in machines(world, 2)}) == 1
+    (alone,) = machines(world, 1)
+    assert alone.reason == "Client.UserInitiatedShutdown"
+    (refusal,) = [attempt for attempt in user.job().attempts if attempt.phase is AttemptPhase.REFUSED]
+    assert refusal.number == 1
     runner.kill(first[1])
-    second = started(user, 2, 2)
+    second = started(user, 3, 2)
     assert not set(first) & set(second)
     user.finish()
     job = user.ended()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from spotrun.job import EndReason
 
@@ -11,12 +13,22 @@ from .stage import User, folder_job
 from .world import World
 
 
-def test_a_job_survives_a_notice_and_goes_on_in_another_zone(world: World, runner: Runner, user: User) -> None:
-    """The notice is answered by a save; EC2 takes the machine, free of charge; the next one goes on from that very step."""
-    process = user.launch(folder_job(user))
+def test_a_job_survives_a_notice_and_goes_on_in_another_zone(
+    world: World, runner: Runner, user: User, clients: Callable[..., Any]
+) -> None:
+    """The controller hears of the notice by the queue that the doctor made, before the machine does. The machine answers it by
+    a save; EC2 takes it, free of charge; the next one goes on from that very step."""
+    job_file = folder_job(user, ec2={"queue": "spotrun-notices"})
+    user.write(job_file)
+    made = user.spotrun("doctor", "job.yaml", "--create-queue", says="y\n", check=False)
+    assert "[y/N]: done" in made.stdout, made.stdout + made.stderr
+    process = user.launch(job_file)
     first = user.training(1)
     user.committed(at_least=5)
-    runner.notice(first.id)
+    world.warn(first.id)
+    user.until(lambda: user.job().attempts[0].notice_deadline, "the word of the queue")
+    assert not (user.remote / "saved-1").exists()
+    runner.announce(first.id)
     saved = user.saved_at(1)
     user.committed(at_least=saved)
     runner.take(first.id)
@@ -26,6 +38,7 @@ def test_a_job_survives_a_notice_and_goes_on_in_another_zone(world: World, runne
     user.finish()
     job = user.ended()
     assert (job.interruptions, job.failures) == (1, 0)
+    clients("sqs").delete_queue(QueueUrl=clients("sqs").get_queue_url(QueueName="spotrun-notices")["QueueUrl"])
     user.settled(process)
     ends = {seen.id: seen.reason for seen in world.instances()}
     assert ends == {first.id: "Server.SpotInstanceTermination", second.id: "Client.InstanceInitiatedShutdown"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from .fault import Loss
+from .instance import Cause
 from .runner import Runner
 from .stage import User, folder_job
 from .world import World
@@ -80,3 +83,23 @@ def test_of_two_controllers_one_acts_and_the_other_takes_over(world: World, runn
     user.ended()
     user.settled(second)
     assert [seen.id for seen in world.instances()] == [only.id]
+
+
+def test_a_machine_that_never_starts_is_tried_elsewhere_or_ends_the_job_with_what_to_do(
+    world: World, runner: Runner, user: User
+) -> None:
+    """A fault at AWS first, and another zone is asked; then a key that EC2 may not use, which no other machine could either."""
+    world.doom(Cause.INTERNAL, Cause.KEY)
+    process = user.launch(folder_job(user, limits={"max_run": "1h", "max_wait": "2h", "max_restarts": 0}))
+    job = user.ended("Failed")
+    first, second = job.attempts
+    assert first.pool != second.pool
+    assert (job.failures, job.interruptions) == (0, 0)
+    assert "Client.InternalError: Client error on launch" in job.cause
+    assert "aws kms create-grant" in job.cause
+    user.settled()
+    user.until(lambda: process.poll() is not None, "the command to end")
+    assert process.returncode == 1
+    assert "the machine did not start: Server.InternalError" in user.spotrun("events").stdout
+    report = json.loads(user.spotrun("report", "--json").stdout)
+    assert float(report["savings"]["paid_usd"]) == 0

@@ -94,6 +94,8 @@ class World:
         self.problems: list[Exception] = []  # of this world itself; a test that meets one has shown nothing
         self._images: dict[str, str] = {}
         self._hide = 0
+        self._doomed: list[Cause] = []
+        self.parts: list[int] = []
         self._hidden: dict[str, int] = {}
         self._before = _install(self)
         self._endpoint = Endpoint(self)
@@ -155,6 +157,14 @@ class World:
         """What is launched from now on is missing from the next so many answers of DescribeInstances."""
         self._hide = describes
 
+    def doom(self, *causes: Cause) -> None:
+        """The next instances end as they start, one for each cause, though their launch was accepted."""
+        self._doomed += causes
+
+    def launch_part(self, *counts: int) -> None:
+        """The next fleets launch only so many instances, whatever their least number is."""
+        self.parts += counts
+
     def hidden(self) -> set[str]:
         """The instances that the present DescribeInstances does not see. Counts as one look."""
         hidden = {each for each, left in self._hidden.items() if left > 0}
@@ -166,7 +176,9 @@ class World:
         """EC2 has started an instance."""
         if self._hide:
             self._hidden[instance.id] = self._hide
-        if self.on_start is not None:
+        if self._doomed:
+            change(instance, "terminated", self._doomed.pop(0))
+        elif self.on_start is not None:
             self.on_start(instance)
 
     def ending(self, instance: Any, cause: Cause) -> None:

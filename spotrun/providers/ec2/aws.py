@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from spotrun.clock import Clock
 from spotrun.market.price_file import PriceFile
+from spotrun.providers.ec2 import notice, roll
 from spotrun.providers.ec2.account import Account
 from spotrun.providers.ec2.catalog import Catalog
 from spotrun.providers.ec2.image import Images
@@ -16,7 +17,15 @@ from spotrun.providers.ec2.quota import Quotas
 from spotrun.providers.ec2.roll import Roll
 from spotrun.providers.ec2.spot_price import SpotPrices
 
-__all__ = ["Aws", "open_aws"]
+__all__ = ["Aws", "Pacing", "open_aws"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pacing:
+    """How often AWS is asked, in seconds of wall time, however many jobs look."""
+
+    list_s: float = roll.EVERY_S  # between two listings of the instances of a region
+    notices_s: float = notice.EVERY_S  # between two looks into a queue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +43,18 @@ class Aws:
     notices: Notices
 
 
-def open_aws(clock: Clock, *, account: Account | None = None, kept: PriceFile | None = None) -> Aws:
+def open_aws(
+    clock: Clock, *, account: Account | None = None, kept: PriceFile | None = None, pacing: Pacing | None = None
+) -> Aws:
     """The account behind boto3's credentials; nothing is asked of it yet.
 
     Args:
         clock: wall time.
         account: another one.
         kept: prices that were read before, for when AWS cannot be asked for them.
+        pacing: how often it may be asked.
     """
-    account = account or Account()
+    account, pacing = account or Account(), pacing or Pacing()
     catalog = Catalog(account, clock=clock)
     return Aws(
         account=account,
@@ -52,6 +64,6 @@ def open_aws(clock: Clock, *, account: Account | None = None, kept: PriceFile | 
         quotas=Quotas(account, clock=clock),
         images=Images(account, clock=clock),
         networks=Networks(account, catalog, clock=clock),
-        roll=Roll(account, catalog, clock=clock),
-        notices=Notices(account, clock=clock),
+        roll=Roll(account, catalog, clock=clock, every_s=pacing.list_s),
+        notices=Notices(account, clock=clock, every_s=pacing.notices_s),
     )

@@ -59,11 +59,16 @@ def parse_notice(body: str) -> Notice | None:
 
 
 class Notices:
-    """What queues have told. Thread-safe."""
+    """What queues have told. Thread-safe.
 
-    def __init__(self, account: Account, *, clock: Clock) -> None:
+    Args:
+        every_s: between two looks into a queue.
+    """
+
+    def __init__(self, account: Account, *, clock: Clock, every_s: float = EVERY_S) -> None:
         self._account = account
         self._clock = clock
+        self._every_s = every_s
         self._lock = threading.Lock()
         self._next: dict[tuple[str, str], float] = {}
         self._heard: dict[str, Notice] = {}
@@ -82,7 +87,7 @@ class Notices:
         with self._lock:
             key, now = (queue, region), self._clock.monotonic()
             if now >= self._next.get(key, float("-inf")):
-                self._next[key] = now + EVERY_S
+                self._next[key] = now + self._every_s
                 try:
                     self._read(queue, region, ours)
                 except CredentialsExpired:

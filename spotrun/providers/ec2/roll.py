@@ -29,22 +29,27 @@ PAGE = 500  # instances in a page; AWS takes up to 1000 and advises smaller page
 class _Region:
     at: float = float("-inf")  # monotonic, of the last listing
     seen: tuple[Seen, ...] = ()
-    pause_s: float = EVERY_S
+    pause_s: float
     refused: ProviderError | None = None
 
 
 class Roll:
-    """What instances spotrun has in an account. Thread-safe."""
+    """What instances spotrun has in an account. Thread-safe.
 
-    def __init__(self, account: Account, catalog: Catalog, *, clock: Clock) -> None:
+    Args:
+        every_s: between two listings of a region.
+    """
+
+    def __init__(self, account: Account, catalog: Catalog, *, clock: Clock, every_s: float = EVERY_S) -> None:
         self._account = account
         self._catalog = catalog
         self._clock = clock
+        self._every_s = every_s
         self._lock = threading.Lock()
         self._regions: dict[str, _Region] = {}
 
     def call(self, job_id: str, regions: Iterable[str]) -> list[Seen]:
-        """The job's instances in these regions, as of at most `EVERY_S` ago; all of them, or none are told.
+        """The job's instances in these regions, as of at most `every_s` ago; all of them, or none are told.
 
         Raises:
             ProviderError: a region could not be asked.
@@ -64,7 +69,7 @@ class Roll:
         return found
 
     def _of(self, name: str) -> tuple[Seen, ...]:
-        region = self._regions.setdefault(name, _Region())
+        region = self._regions.setdefault(name, _Region(pause_s=self._every_s))
         now = self._clock.monotonic()
         if now - region.at < region.pause_s:
             if region.refused is not None:
@@ -77,9 +82,9 @@ class Roll:
             region.pause_s, region.refused = min(region.pause_s * 2, PAUSE_MAX_S), error
             raise
         except ProviderError as error:
-            region.pause_s, region.refused = EVERY_S, error
+            region.pause_s, region.refused = self._every_s, error
             raise
-        region.pause_s, region.refused = EVERY_S, None
+        region.pause_s, region.refused = self._every_s, None
         return region.seen
 
     def _list(self, region: str) -> Iterator[Seen]:
