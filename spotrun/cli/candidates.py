@@ -113,8 +113,8 @@ def _show_cost(
     best, nodes = rows[0], spec.resources.nodes
     parts = []
     if best["spot_usd_per_hour"] is not None:
-        parts.append(f"{format_usd(best['spot_usd_per_hour'] * hours)} on spot")
-    parts.append(f"{format_usd(best['on_demand_usd_per_hour'] * hours)} on demand")
+        parts.append(f"{_cost(best['spot_usd_per_hour'] * hours, nodes)} on spot")
+    parts.append(f"{_cost(best['on_demand_usd_per_hour'] * hours, nodes)} on demand")
     source = next((each.on_demand_source for each in candidates if each.on_demand_source is not None), None)
     listed = "" if source is None else f" ({source.sentence})"
     bought = "never bought" if spec.limits.on_shortage.value == "wait" else "bought only for the deadline"

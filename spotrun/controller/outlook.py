@@ -87,7 +87,8 @@ def outlook(
     changeover = guess.changeover or usual_changeover(spec)
     work = guess.work or spec.limits.max_run
     told = [
-        f"{format_duration(work)} of work" + ("" if guess.work else ", what max_run allows; --work tells better"),
+        f"{format_duration(work)} of work"
+        + (_shared(spec) if guess.work else ", what max_run allows; --work tells better"),
         f"{format_duration(changeover)} for each start" + ("" if guess.changeover else ", what is usual here"),
     ]
     sizes = _sizes(spec, work, grows=guess.work is not None)
@@ -221,6 +222,11 @@ def _sizes(spec: JobSpec, work: timedelta, *, grows: bool) -> list[_Size]:
     nodes = spec.resources.nodes
     counts = sorted({nodes.least, nodes.most})
     return [_Size(machines=count, work=work * nodes.most / count if grows else work) for count in counts]
+
+
+def _shared(spec: JobSpec) -> str:
+    nodes = spec.resources.nodes
+    return f" for all {nodes.most} machines" if nodes.is_elastic else ""
 
 
 def _sized(spec: JobSpec, sizes: Sequence[_Size]) -> Iterator[str]:

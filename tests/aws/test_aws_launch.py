@@ -78,6 +78,24 @@ def test_a_dry_run_for_programs_has_the_requests_as_they_would_be_sent(folder: P
     assert isinstance(result.exception, SpecError)
 
 
+def test_a_dry_run_of_an_elastic_gang_shows_both_ends(folder: Path) -> None:
+    """What two machines ask and what four ask, what max_run may cost with each, and the range in the request."""
+    (folder / "job.yaml").write_text(JOB.replace("regions: [us-east-1]", "regions: [us-east-1], nodes: 2..4"))
+    result = spotrun("launch", "job.yaml", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "spot $/h of 2..4" in result.output
+    assert (
+        "max_run 6 h 00 min of 2..4 machines at the cheapest: $3.86 to $7.73 on spot or $9.66 to $19.32"
+        in result.output
+    )
+    assert '"TotalTargetCapacity": 4' in result.output
+    assert '"MinTargetCapacity": 2' in result.output
+    told = json.loads(spotrun("launch", "job.yaml", "--dry-run", "--json").output)
+    assert told["nodes"] == "2..4"
+    planned = spotrun("plan", "job.yaml", "--work", "2h")
+    assert "2 to 4 machines" in planned.output
+
+
 def test_nobody_to_ask_means_that_nothing_is_spent(folder: Path, world: World) -> None:
     """A script says --yes, or it did not mean it."""
     result = spotrun("launch", "job.yaml")
