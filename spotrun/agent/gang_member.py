@@ -76,9 +76,9 @@ class GangMember(Supervisor):
             return ending
         if ending.outcome is not Outcome.FAILED and self._stopping is None:
             return ending
-        self._within(
-            self._peers.silence_s * 1.5, lambda: bool(self._peers.lost() or self._failure() or self._noticed())
-        )
+        others = len(self._gang.members) > 1  # an elastic gang may be one machine, which nobody else can have broken
+        patience_s = self._peers.silence_s * 1.5 if others else 0.0
+        self._within(patience_s, lambda: bool(self._peers.lost() or self._failure() or self._noticed()))
         lost = self._peers.lost()
         if lost or self._noticed():
             who = f"machine {lost[0]} has fallen silent" if lost else "a machine had a notice"

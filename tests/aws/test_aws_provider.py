@@ -672,11 +672,15 @@ def test_an_elastic_gang_that_was_asked_for_otherwise_is_what_the_list_shows_in_
     assert len(world.instances()) == 3
 
 
-def test_a_quota_must_hold_the_fewest_machines(make: Make, world: World) -> None:
-    """More than it holds are not sure to come; fewer than the least never would."""
-    world.quotas["us-east-1", "L-3819A6DF"] = 8
-    assert spot(gang_of(make, "2..4")).instance_type == "g5.xlarge"
-    assert not [it for it in gang_of(make, "3..4").offers() if it.market is MarketKind.SPOT]
+def test_a_quota_must_hold_the_fewest_machines_and_more_than_it_holds_are_not_asked_for(
+    make: Make, world: World
+) -> None:
+    """What could never come is not part of the launch; with fewer than the least there would be none."""
+    world.quotas["us-east-1", "L-3819A6DF"] = 12
+    provider = gang_of(make, "2..4")
+    assert len(provider.launch(order(spot(provider))).members) == 3
+    assert len(gang_of(make, "2..4").launch(order(spot(provider))).members) == 3
+    assert not [it for it in gang_of(make, "4..5").offers() if it.market is MarketKind.SPOT]
 
 
 def test_a_launch_that_is_refused_outright_leaves_no_template(world: World, make: Make) -> None:

@@ -71,13 +71,16 @@ def rent(tmp_path: Path) -> Iterator[Rent]:
     """Gives the machines of an attempt, launched and started."""
     rented: list[RentedMachine] = []
 
-    def some(nodes: int, files: dict[str, str], *, attempt: int = 1, **spec: Any) -> list[RentedMachine]:
+    def some(
+        nodes: int, files: dict[str, str], *, attempt: int = 1, size: tuple[int, int | None] | None = None, **spec: Any
+    ) -> list[RentedMachine]:
         machines = [RentedMachine(tmp_path, attempt, node) for node in range(nodes)]
         rented.extend(machines)
         machines[0].launch(machines[0].bundle(**files), **spec)
         for machine in machines:
             machine.document = machines[0].document
-            order = machine.order(nodes=nodes).to_bytes()
+            least, most = size or (nodes, None)
+            order = machine.order(nodes=least, nodes_most=most).to_bytes()
             machine.start(order, machine.environment(OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="FATAL"))
         return machines
 
@@ -139,6 +142,18 @@ def test_a_machine_that_fails_to_set_up_ends_the_attempt_with_its_own_words(rent
     told = first.end()
     assert (told.outcome, told.exit_code) == (Outcome.FAILED, 7)
     assert "[spotrun] machine 1: no such wheel" in told.tail
+
+
+def test_a_range_of_machines_may_come_down_to_one(rent: Rent) -> None:
+    """It waits for the controller's word, trains as a gang of its own, and its failure is told at once: there is nobody else."""
+    failing = "import os, sys\nprint(os.environ['PET_NNODES'], os.environ['SPOTRUN_NODES'], flush=True)\nsys.exit(3)"
+    (machine,) = rent(1, {"train": failing}, size=(1, 4), command=["env", "python", "train.py"])
+    wait_for(lambda: "1 of 1..4 machines are there" in machine.told(), "the machine to wait")
+    control = {"attempt": 1, "lease_until": "2099-01-01T00:00:00Z", "nodes": 1}
+    machine.store.write(machine.place.control, [json.dumps(control).encode()])
+    told = machine.end()
+    assert (told.outcome, told.exit_code) == (Outcome.FAILED, 3)
+    assert "1:1 1" in told.tail
 
 
 def test_a_gang_that_does_not_come_together_ends_with_the_attempt(rent: Rent, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ class Ec2Provider:
             security_groups=network.security_groups,
             user_data=user_data(order),
             tags=ours(request.tags, place=order.place),
-            nodes=self._spec.resources.nodes,
+            nodes=self._shelf.nodes([it for it, _ in reached]),
         )
         return plan, {(it.instance_type, subnet): it.pool for it, subnet in reached}
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from spotrun.errors import ProviderError, SpecError, SpotrunError
+from spotrun.job.gang_size import GangSize
 from spotrun.job.spec import JobSpec
-from spotrun.market.offer import MarketKind
+from spotrun.market.offer import MarketKind, Offer
 from spotrun.providers.ec2.aws import Aws
 from spotrun.providers.ec2.candidate import Candidate, faulted
 from spotrun.providers.ec2.machine_type import MachineType
@@ -74,6 +75,25 @@ class Shelf:
             replace(each, score=scores.get(each.zone)) if each.market is MarketKind.SPOT else each
             for each in candidates
         ]
+
+    def nodes(self, offers: Sequence[Offer]) -> GangSize:
+        """How many machines to ask for in these pools of one region: of an elastic gang, no more than a quota can ever hold.
+
+        Raises:
+            ProviderError: it could not be asked.
+        """
+        resources, aws = self._spec.resources, self._aws
+        if not resources.nodes.is_elastic:
+            return resources.nodes
+        vcpus = {known.name: known.vcpus for known in aws.catalog.types(offers[0].region, resources)}
+        held: list[int] = []
+        for offer in offers:
+            quota = aws.quotas.of(offer.instance_type, offer.region, offer.market)
+            if quota is None or offer.instance_type not in vcpus:
+                return resources.nodes  # AWS will tell
+            held.append(quota.vcpus // vcpus[offer.instance_type])
+        least = resources.nodes.least
+        return GangSize(least=least, most=max(least, min(resources.nodes.most, max(held))))
 
     def _of(self, region: str) -> Iterator[Candidate]:
         aws, settings = self._aws, self._spec.ec2

@@ -121,6 +121,18 @@ class TestTerminal:
         assert "from step" in printed(report_of(), 120)
         assert "2:34:02" in printed(report_of(), 80)
 
+    def test_of_gangs_it_tells_how_many_nodes_each_attempt_had(self):
+        hour = timedelta(hours=1)
+        events = [submitted(nodes="2..4", provider="ec2"), placed(1, T0), launched(1, T0, nodes=3), ended(1, T0 + hour)]
+        second = T0 + 2 * hour
+        events += [placed(2, second), launched(2, second, nodes=2), ended(2, second + hour)]
+        for width in (80, 140):
+            lines = printed(report_of(events, metrics=False), width=width).splitlines()
+            head = next(line for line in lines if "nodes" in line)
+            counts = [line.split()[2] for line in lines if line.strip().startswith(("1 ", "2 ")) and "use1" in line]
+            assert (head.split()[2], counts) == ("nodes", ["3", "2"])
+        assert "nodes" not in printed(report_of(), width=140)
+
     def test_text_from_outside_is_not_read_as_markup(self):
         text = printed(report_of(story(name="[bold red]x[/] [link=http://evil]")))
         assert "[bold red]x[/] [link=http://evil]" in text
