@@ -3,7 +3,8 @@
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
 # make gpu     saves from a GPU while it trains, compared byte by byte; needs one
-# make soak    ten thousand damaged checkpoints, none of which may be loaded
+# make soak    ten thousand damaged checkpoints, none of which may be loaded, and a million simulated worlds (SOAK_SEEDS, JOBS; hours)
+# make mutants plants bugs, one at a time, and looks whether anything notices (about 10 minutes)
 # make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
 #              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
 # make bench-placement TRACES=DIR   placement rules on recorded traces; writes benchmarks/RESULTS-placement.md
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check soak lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement gpu
+.PHONY: install demo test check soak mutants lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement gpu
 
 install: $(STAMP)
 
@@ -36,8 +37,16 @@ lint: install
 
 check: lint test
 
+SOAK_SEEDS ?= 1000000
+SOAK_FIRST ?= $(shell date +%s)000000
+JOBS ?= 2
+
 soak: install
 	SOAK_DAMAGES=10000 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_corruption.py --timeout 3600
+	$(BIN)/python -m spotrun.chaos.simulation --seeds $(SOAK_SEEDS) --first $(SOAK_FIRST) --jobs $(JOBS)
+
+mutants: install
+	$(BIN)/python tests/simulation/mutants.py
 
 gpu: install
 	$(BIN)/python benchmarks/gpu.py

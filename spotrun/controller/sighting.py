@@ -208,7 +208,7 @@ def _ended(instance: Instance, at: datetime, unread: StoreError | None, *, spoke
     return AttemptEnded(
         at=at,
         attempt=instance.attempt,
-        ended_at=max(instance.launched_at, min(instance.ended_at or at, at)),
+        ended_at=max(instance.launched_at, instance.ended_at or at),
         reason=reason,
         detail=detail,
         taken=taken,

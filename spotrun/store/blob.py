@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["BlobStore"]
+__all__ = ["BlobStore", "readers_of"]
 
 
 class BlobStore(Protocol):
@@ -42,3 +42,9 @@ class BlobStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Removes an object; silent if there is none."""
+
+
+def readers_of(store: BlobStore, most: int) -> int:
+    """How many threads may read small objects at once: `most`, or fewer of a store that says so. A simulated one takes calls
+    in order, so that the same seed is the same story."""
+    return min(most, int(getattr(store, "readers_max", most)))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from spotrun.errors import CheckpointCorrupt, StoreMissing
-from spotrun.store.blob import BlobStore
+from spotrun.store.blob import BlobStore, readers_of
 from spotrun.store.digest import digest_of
 from spotrun.store.key import ATTEMPT_MAX, LOG_PREFIX, MANIFEST_KEY, SEQ_MAX, STEP_MAX, log_key, log_seq
 from spotrun.store.parallel import in_parallel
@@ -173,7 +173,7 @@ def read_entries(store: BlobStore, seqs: Iterable[int], *, signing: Signing | No
         # It may have happened on the way.
         return _read_entry(store, seq, signing) if isinstance(entry, DamagedEntry) else entry
 
-    return tuple(in_parallel(lambda place: read(wanted[place]), len(wanted), threads=_READERS))
+    return tuple(in_parallel(lambda place: read(wanted[place]), len(wanted), threads=readers_of(store, _READERS)))
 
 
 def encode_entry(entry: ClaimEntry | CommitEntry, *, signing: Signing | None = None) -> bytes:

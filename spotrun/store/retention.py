@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from spotrun.errors import CheckpointCorrupt
-from spotrun.store.blob import BlobStore
+from spotrun.store.blob import BlobStore, readers_of
 from spotrun.store.content import read_manifest
 from spotrun.store.key import BLOB_PREFIX, MANIFEST_PREFIX, attempt_of
 from spotrun.store.log import CommitEntry
@@ -130,7 +130,9 @@ class Pruner:
     def _learn(self, kept: Sequence[CommitEntry]) -> None:
         unknown = [entry for entry in kept if entry.manifest not in self._blobs]
         read = in_parallel(
-            lambda place: read_manifest(self._store, unknown[place]).blobs, len(unknown), threads=_READERS
+            lambda place: read_manifest(self._store, unknown[place]).blobs,
+            len(unknown),
+            threads=readers_of(self._store, _READERS),
         )
         known = {entry.manifest for entry in kept}
         self._blobs = {key: blobs for key, blobs in self._blobs.items() if key in known}
