@@ -83,8 +83,9 @@ def is_news(job: Job, event: Event) -> bool:
 
     The shell applies exactly the events that it journals, so that the fold of the journal is the job it acts on.
     """
-    after, actions = step(job, event)
-    if actions or outstanding(after) != outstanding(job):
+    after = job if job.phase.is_end else _apply(replace(job, at=max(job.at, event.at)), event)
+    asked, answered = outstanding(after), _answered(event)
+    if asked != outstanding(job) or any(isinstance(action, answered) for action in asked):
         return True
     if isinstance(event, Progressed) and (old := job.attempt) is not None and (new := after.attempt) is not None:
         if _milestone(old) != _milestone(new):

@@ -68,8 +68,7 @@ def test_the_same_seed_is_the_same_history() -> None:
     """To the letter, in this process and in another one with other hashes."""
     seeds = range(700, 704)
     code = (
-        "from spotrun.chaos.simulation import World\n"
-        f"for seed in {seeds}: print(World(seed, keeps=True).run().digest)"
+        f"from spotrun.chaos.simulation import World\nfor seed in {seeds}: print(World(seed, keeps=True).run().digest)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -94,7 +93,7 @@ def test_a_killed_controller_is_replaced_wherever_it_dies() -> None:
     faults = Faults(mean_up_s=900.0)
     terms = replace(
         World(2, faults=faults).terms,
-        training=Training(steps=8, step_s=90.0, commit_every=3, beat_every=1),
+        training=Training(steps=8, step_s=90.0, commit_every=3),
         max_run=timedelta(hours=2),
         max_wait=timedelta(hours=6),
         on_demand_allowed=False,

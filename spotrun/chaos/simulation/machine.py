@@ -51,7 +51,6 @@ class Training:
     steps: int
     step_s: float
     commit_every: int  # steps
-    beat_every: int  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class Machine:
         self._lineage: Lineage | None = None
         self._state = b"initial"
         self._step = self._from_step = 0
-        self._wakes = self._commits = self._beats = 0
+        self._commits = self._beats = 0
         self._last_commit: Commit | None = None
         self._training_at: datetime | None = None
         self._attached_at: datetime | None = None
@@ -217,7 +216,6 @@ class Machine:
 
     def _act(self) -> float:
         """One look around; the seconds until the next."""
-        self._wakes += 1
         if self._stopping is None and self._phase is not _Phase.OVER:
             self._look_at_lease()
         match self._phase:
@@ -298,8 +296,7 @@ class Machine:
             return self._over(0)
         if self._killed_at is not None and (not self._save_due or now >= self._killed_at):
             return self._over(0 if not self._save_due else -9)
-        if self._wakes % self._training.beat_every == 0 or self._stopping is not None:
-            self._beat()
+        self._beat()
         return None
 
     def _save(self) -> bool:

@@ -32,11 +32,11 @@ __all__ = ["Broken", "Result", "World", "simulate"]
 
 TIMING = Timing(
     attempt_lease_s=600,
-    lease_wall_s=180,
-    poll_s=120,
+    lease_wall_s=400,
+    poll_s=240,
     poll_wall_s=1,
-    poll_wall_max_s=120,
-    idle_wall_s=120,
+    poll_wall_max_s=240,
+    idle_wall_s=240,
     wait_wall_max_s=300,
 )
 CALM_AT_S = 6 * 3600.0  # the second act
@@ -325,10 +325,9 @@ class World:
 def _terms(dice: random.Random, faults: Faults) -> Terms:
     """A job that trains for about two hours, with limits that are sometimes too tight for it."""
     training = Training(
-        steps=dice.randrange(60, 110),
-        step_s=dice.choice((60.0, 90.0, 120.0)),
+        steps=dice.randrange(80, 140),
+        step_s=dice.choice((60.0, 75.0, 90.0)),
         commit_every=dice.randrange(4, 11),
-        beat_every=dice.choice((1, 2)),
     )
     work_s = training.steps * training.step_s
     max_run_s = work_s * dice.choice((0.7, 1.3, 1.6, 3.0))
