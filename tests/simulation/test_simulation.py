@@ -20,7 +20,7 @@ import pytest
 from simulation_seed import FOUND
 
 from spotrun.chaos.simulation import Broken, Faults, World, simulate
-from spotrun.chaos.simulation.machine import Training
+from spotrun.chaos.simulation.training import Training
 
 ROOT = Path(__file__).parents[2]
 SEEDS = int(os.environ.get("SOAK_SEEDS", "1000"))

@@ -6,10 +6,10 @@
     journal     the contract of the real journal, in memory
     bucket      an object store, with all that was ever done to it
     cloud       a provider: capacity, notices, prices, books
-    machine     an agent and a training that use the real lineage, log, messages and lease
+    machine     an agent that uses the real lineage, log, messages and lease; training: what it trains
     world       all of it from one seed, in two acts
     evidence    what the checkers may read
-    invariant   what must hold; settlement: the ledger is the bill
+    invariant   what must hold of journal and store; books: of the provider's books; settlement: the ledger is the bill
     history     what happened, line by line
 
 One thread, no sleep, no socket, no file. The same seed is the same history, to the letter. `python -m

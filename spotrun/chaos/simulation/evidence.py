@@ -11,10 +11,12 @@ from typing import Any
 
 from spotrun.chaos.simulation.bucket import Bucket
 from spotrun.chaos.simulation.cloud import Call, Cloud, Lot
-from spotrun.chaos.simulation.machine import Diary, Training
+from spotrun.chaos.simulation.training import Diary, Training
 from spotrun.job.event import Event
 
-__all__ = ["Evidence", "LogLine", "Terms"]
+__all__ = ["ENDS", "Evidence", "LogLine", "Terms"]
+
+ENDS = frozenset({"Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "BudgetExceeded"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,23 +1,19 @@
 """What must hold in every world at every moment: plain functions over the evidence, each giving the sentences that are wrong.
 
-They share no code with what they judge: no fold, no lineage, no billing. The one exception is said where it is: the ledger is
-built to be compared with the provider's bill.
+Here what is read from the journal and the store; what is read from the provider's books is in `spotrun.chaos.simulation.books`.
+They share no code with what they judge: no fold, no lineage, no billing.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from fractions import Fraction
 from itertools import pairwise
 
 from blake3 import blake3
 
-from spotrun.chaos.simulation.cloud import ZONES, Lot
-from spotrun.chaos.simulation.evidence import Evidence, LogLine
-from spotrun.chaos.simulation.machine import state_after
+from spotrun.chaos.simulation.evidence import ENDS, Evidence, LogLine
+from spotrun.chaos.simulation.training import state_after
 from spotrun.job.event import (
     AttemptEnded,
     AttemptExited,
@@ -25,7 +21,6 @@ from spotrun.job.event import (
     Launched,
     LaunchRefused,
     MoveDecided,
-    Noticed,
     Placed,
     StopRequested,
     Submitted,
@@ -34,20 +29,15 @@ from spotrun.job.message import Outcome
 from spotrun.market.offer import MarketKind
 from spotrun.providers.provider import EndCause
 
-__all__ = ["OF_BOOKS", "OF_END", "OF_JOURNAL", "OF_STORE", "OF_TIME", "Checker", "bill_usd", "counted"]
+__all__ = ["OF_END", "OF_JOURNAL", "OF_STORE", "Checker"]
 
 Checker = Callable[[Evidence], Iterator[str]]
-
-AGENT_BOUND = timedelta(seconds=900)  # from the end of a lease to the end of the machine: see `outlived`
-ASKED_MAX = 30  # times the same thing may be asked of the provider within
-ASKED_WITHIN = timedelta(seconds=600)
-_ENDS = {"Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "BudgetExceeded"}
 
 
 def one_end(it: Evidence) -> Iterator[str]:
     """A job has one end, and nothing is bought or begun after it."""
-    ends = [phase for _, phase in it.told if phase in _ENDS]
-    first = next((place for place, (_, phase) in enumerate(it.told) if phase in _ENDS), None)
+    ends = [phase for _, phase in it.told if phase in ENDS]
+    first = next((place for place, (_, phase) in enumerate(it.told) if phase in ENDS), None)
     if len(set(ends)) > 1:
         yield f"the job ended as {' and then as '.join(dict.fromkeys(ends))}"
     if first is not None:
@@ -213,147 +203,6 @@ def resumes_from_the_last_commit(it: Evidence) -> Iterator[str]:
             yield f"attempt {resumed.attempt} began at step {resumed.step}; the run was committed up to step {expected}"
 
 
-def intent_comes_first(it: Evidence) -> Iterator[str]:
-    """A launch is asked for when the journal holds its intent, and with that intent's token."""
-    for call, count in it.asked:
-        if not any(isinstance(event, Placed) and event.token == call.subject for event in it.events[:count]):
-            yield f"{call.by} asked for {call.subject} before the journal knew of it"
-
-
-def one_machine(it: Evidence) -> Iterator[str]:
-    """An attempt has one machine, and no two machines of a job live at the same time."""
-    tokens = {lot.request.token: lot.request.attempt for lot in it.lots}
-    attempts = Counter(tokens.values())
-    yield from (f"attempt {attempt} asked with {count} tokens" for attempt, count in attempts.items() if count > 1)
-    doubled = _doubled(it)
-    ours = [lot for lot in it.lots if lot.request.token not in doubled]
-    for lot, later in pairwise(ours):
-        if lot.ended_at is None or lot.ended_at > later.launched_at:
-            yield f"{later.id} was launched while {lot.id} lived"
-
-
-def _doubled(it: Evidence) -> set[str]:
-    """Tokens for which the provider, against its promise, made two machines."""
-    return {lot.request.token for lot in it.lots if lot.double}
-
-
-def counted(it: Evidence) -> list[Lot]:
-    """The machines that the job has to answer for: all, but of two for one token the one that it never heard of."""
-    launched = {event.instance_id for event in it.events if isinstance(event, Launched)}
-    doubled = _doubled(it)
-    return [lot for lot in it.lots if lot.request.token not in doubled or lot.id in launched]
-
-
-def noticed_is_left_alone(it: Evidence) -> Iterator[str]:
-    """A machine whose notice is in the journal is not ended by us before its deadline: its first hour may be free."""
-    machines = {event.instance_id: event.attempt for event in it.events if isinstance(event, Launched)}
-    notices = {event.attempt: event for event in it.events if isinstance(event, Noticed)}
-    for call in it.cloud.calls:
-        notice = notices.get(machines.get(call.subject, 0))
-        known = notice is not None and notice.at + it.terms.skew < call.at < notice.deadline - it.terms.skew
-        if call.what == "terminate" and known:
-            yield f"{call.by} ended {call.subject}, which the provider was about to take"
-
-
-def retries_are_bounded(it: Evidence) -> Iterator[str]:
-    """The same thing is not asked of the provider again and again without a pause."""
-    recent: dict[tuple[str, str], list[datetime]] = {}
-    for call in it.cloud.calls:
-        times = recent.setdefault((call.what, call.subject), [])
-        times.append(call.at)
-        if len(times) > ASKED_MAX and times[-1] - times[-1 - ASKED_MAX] < ASKED_WITHIN:
-            yield f"{call.what} {call.subject} was asked for more than {ASKED_MAX} times in {ASKED_WITHIN}"
-            return
-
-
-def outlived(it: Evidence) -> Iterator[str]:
-    """No machine outlives its lease by more than it takes to save, to say so and to shut down; one without a working agent
-    lives no longer than a controller needs to find out."""
-    now, terms, doubled = it.cloud.scene.timeline.now(), it.terms, _doubled(it)
-    for lot in it.lots:
-        if not lot.lives:
-            continue
-        first = timedelta(seconds=float(lot.request.environment["SPOTRUN_LEASE_S"]))
-        frozen = timedelta(seconds=lot.frozen_s)
-        until = max(lot.launched_at + first, it.leases.get(lot.request.attempt, lot.launched_at)) + frozen + AGENT_BOUND
-        found = lot.launched_at + terms.stall_timeout if lot.mute else it.words.get(lot.request.attempt)
-        if found is not None:
-            until = max(until, found + terms.slack)
-        if lot.request.token in doubled:
-            until = max(until, lot.visible_at + terms.slack)
-        if now > until + terms.skew:
-            yield f"{lot.id} of attempt {lot.request.attempt} still lives at {now}; it should have ended by {until}"
-
-
-def ends_in_time(it: Evidence) -> Iterator[str]:
-    """Once `max_wait` is over nothing lives for longer than it takes to save and to be ended."""
-    now, terms = it.cloud.scene.timeline.now(), it.terms
-    if now > terms.submitted_at + terms.max_wait + terms.slack:
-        yield from (f"{lot.id} lives at {now}, long after max_wait" for lot in it.lots if lot.lives)
-
-
-def everything_ended(it: Evidence) -> Iterator[str]:
-    """Every machine that was launched is gone, and every one but doubles is in the journal, with its end."""
-    launched = {event.instance_id for event in it.events if isinstance(event, Launched)}
-    ended = {event.attempt for event in it.events if isinstance(event, AttemptEnded)}
-    yield from (f"{lot.id} still lives" for lot in it.lots if lot.lives)
-    for lot in counted(it):
-        if lot.id not in launched or lot.request.attempt not in ended:
-            yield f"{lot.id} of attempt {lot.request.attempt} is not accounted for in the journal"
-
-
-def max_wait_is_kept(it: Evidence) -> Iterator[str]:
-    """The job is over soon after `max_wait` at the latest."""
-    ended = next((at for at, phase in it.told if phase in _ENDS), None)
-    deadline = it.terms.submitted_at + it.terms.max_wait + it.terms.slack
-    if ended is None or ended > deadline:
-        yield f"the job ended at {ended}; max_wait and what it takes to end were over at {deadline}"
-
-
-def max_run_is_kept(it: Evidence) -> Iterator[str]:
-    """All attempts together do not train for much longer than `max_run`."""
-    trained = sum((until - began for began, until in it.diary.spans.values()), timedelta(0))
-    if trained > it.terms.max_run + it.terms.slack:
-        yield f"the attempts trained for {trained}; max_run is {it.terms.max_run}"
-
-
-def budget_is_kept(it: Evidence) -> Iterator[str]:
-    """The bill exceeds the budget by no more than a machine costs while it is asked to save and end."""
-    if it.terms.budget_usd is None:
-        return
-    spent = sum((bill_usd(it, lot) for lot in counted(it)), Fraction(0))
-    dearest = Fraction("1.006") if it.terms.on_demand_allowed else Fraction("0.5")
-    allowed = Fraction(it.terms.budget_usd) + dearest * Fraction(int(it.terms.slack.total_seconds()), 3600)
-    # What was free if the provider took it in its first hour counts only if it did not: known too late to save it.
-    if spent > allowed:
-        yield f"{float(spent):.4f} USD were spent; the budget was {it.terms.budget_usd}"
-
-
-def bill_usd(it: Evidence, lot: Lot) -> Fraction:
-    """What the provider bills for a machine: by the second, at least a minute; nothing for a spot machine that it took back
-    within the first hour."""
-    end = lot.ended_at or it.cloud.scene.timeline.now()
-    is_spot = lot.request.offer.market is MarketKind.SPOT
-    if is_spot and lot.cause is EndCause.INTERRUPTED and end - lot.launched_at < timedelta(hours=1):
-        return Fraction(0)
-    end = max(end, lot.launched_at + timedelta(minutes=1))
-    if not is_spot:
-        return _micros(end - lot.launched_at) * Fraction("1.006") / 3_600_000_000
-    assert lot.request.offer.zone in ZONES
-    steps = it.cloud.prices[lot.request.offer.zone]
-    total = Fraction(0)
-    for place, step in enumerate(steps):
-        begin = max(step.at, lot.launched_at)
-        finish = min(end, steps[place + 1].at) if place + 1 < len(steps) else end
-        if finish > begin:
-            total += _micros(finish - begin) * Fraction(step.usd_per_hour) / 3_600_000_000
-    return total
-
-
-def _micros(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
-
-
 def trained_to_its_end(it: Evidence) -> Iterator[str]:
     """A completed job's last commit is of its last step."""
     if it.told and it.told[-1][1] == "Completed":
@@ -425,23 +274,11 @@ OF_STORE: tuple[Checker, ...] = (
     acknowledged_is_visible,
     resumes_from_the_last_commit,
 )
-OF_BOOKS: tuple[Checker, ...] = (
-    intent_comes_first,
-    one_machine,
-    on_demand_as_agreed,
-    noticed_is_left_alone,
-    retries_are_bounded,
-)
-OF_TIME: tuple[Checker, ...] = (outlived, ends_in_time)
 OF_END: tuple[Checker, ...] = (
     it_was_submitted,
-    everything_ended,
-    max_wait_is_kept,
-    max_run_is_kept,
-    budget_is_kept,
     trained_to_its_end,
+    restarts_are_counted,
     the_holder_is_not_fenced,
     failed_for_a_reason,
     calm_is_quiet,
-    restarts_are_counted,
 )

@@ -1,14 +1,8 @@
-"""A machine: an agent by the book and a training whose whole state is one number. Lineage, log, messages and lease are the real ones.
-
-The training's state after step n is a digest of its state after step n - 1 and of n. So a resume from the wrong step, or from
-the wrong bytes, ends in another state than the run without interruptions, which is known beforehand: `state_after`.
-"""
+"""A machine: an agent by the book, with the real lineage, log, messages and lease, and what it trains."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -18,6 +12,7 @@ from spotrun.chaos.simulation.actor import Actor, Killed, Scene
 from spotrun.chaos.simulation.bucket import Bucket, SimStore
 from spotrun.chaos.simulation.clock import SkewedClock
 from spotrun.chaos.simulation.cloud import Cloud, Lot
+from spotrun.chaos.simulation.training import Acknowledged, Diary, Resumed, Training, trained
 from spotrun.errors import CheckpointCorrupt, Fenced, StoreError, StoreFull, StoreMissing
 from spotrun.job.message import (
     EXIT_FENCED,
@@ -34,7 +29,7 @@ from spotrun.job.message import (
 from spotrun.providers.provider import EndCause
 from spotrun.store import Lineage, Manifest, prune, read_blob, read_manifest, write_blob
 
-__all__ = ["Acknowledged", "Diary", "Machine", "Resumed", "Training", "state_after"]
+__all__ = ["Machine"]
 
 BOOT_S = (30.0, 150.0)
 GRACE_S = 120.0  # from a request to stop to the end of the command, as in `spotrun.agent.config.Timing`
@@ -42,60 +37,6 @@ FINISH_S = 60.0  # for the last word
 RETRY_S = 10.0
 KEEP = 2  # commits
 PRUNE_EVERY = 4  # commits
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """What a job trains."""
-
-    steps: int
-    step_s: float
-    commit_every: int  # steps
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """An attempt began to train: behind its claim, the `claim`-th entry of the log, from `step`."""
-
-    attempt: int
-    writer: str
-    claim: int
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The training was told that this step is safe, as the `seq`-th entry of the log."""
-
-    attempt: int
-    writer: str
-    seq: int
-    step: int
-
-
-@dataclass
-class Diary:
-    """What the trainings saw and were told, in order.
-
-    Attributes:
-        spans: of each machine, when its training began and until when it was seen to go on; true instants.
-    """
-
-    resumed: list[Resumed] = field(default_factory=list)
-    acknowledged: list[Acknowledged] = field(default_factory=list)
-    spans: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
-
-
-def state_after(steps: int) -> bytes:
-    """The training's state after so many steps without an interruption."""
-    state = b"initial"
-    for step in range(1, steps + 1):
-        state = _trained(state, step)
-    return state
-
-
-def _trained(state: bytes, step: int) -> bytes:
-    return hashlib.blake2b(state + step.to_bytes(4, "big"), digest_size=16).digest()
 
 
 class _Silent:
@@ -282,7 +223,7 @@ class Machine:
     def _train(self) -> None:
         if self._stopping is None and self._step < self._training.steps:
             self._step += 1
-            self._state = _trained(self._state, self._step)
+            self._state = trained(self._state, self._step)
             began = self._diary.spans[self._lot.id][0]
             self._diary.spans[self._lot.id] = (began, self._scene.timeline.now())
         if self._fails_at is not None and self._step - self._from_step >= self._fails_at:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 
+from spotrun.chaos.simulation.books import bill_usd, counted
 from spotrun.chaos.simulation.cloud import Lot
 from spotrun.chaos.simulation.evidence import Evidence
-from spotrun.chaos.simulation.invariant import bill_usd, counted
 from spotrun.cost.ledger import build_ledger
 from spotrun.market.offer import MarketKind, Offer, PriceStep
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from spotrun.chaos.simulation import invariant
+from spotrun.chaos.simulation import books, invariant
 from spotrun.chaos.simulation.actor import Actor, Crossing, Killed, Scene, Service
 from spotrun.chaos.simulation.bucket import Bucket, SimStore
 from spotrun.chaos.simulation.clock import EPOCH, SkewedClock, Timeline
@@ -22,8 +22,9 @@ from spotrun.chaos.simulation.evidence import Evidence, Terms
 from spotrun.chaos.simulation.fault import CALM, Faults
 from spotrun.chaos.simulation.history import History
 from spotrun.chaos.simulation.journal import Kept, MemoryJournal, SimJournal
-from spotrun.chaos.simulation.machine import Diary, Machine, Training
+from spotrun.chaos.simulation.machine import Machine
 from spotrun.chaos.simulation.settlement import ledger_is_the_bill
+from spotrun.chaos.simulation.training import Diary, Training
 from spotrun.controller import Controller, Outside, Timing
 from spotrun.errors import IllegalTransition, JournalCorrupt, JournalError, LeaseLost, SpotrunError
 from spotrun.job import Event, JobSpec, StopRequested, check_invariants, step
@@ -153,7 +154,14 @@ class World:
             broken = error.__cause__  # the controller wraps what goes wrong in a turn
             raise broken if isinstance(broken, Broken) else self._broken([repr(error)]) from error
         self._judge(
-            (*invariant.OF_JOURNAL, *invariant.OF_STORE, *invariant.OF_BOOKS, *invariant.OF_END, ledger_is_the_bill)
+            (
+                *invariant.OF_JOURNAL,
+                *invariant.OF_STORE,
+                *books.OF_BOOKS,
+                *invariant.OF_END,
+                *books.OF_BOOKS_AT_THE_END,
+                ledger_is_the_bill,
+            )
         )
         return Result(
             seed=self.seed,
@@ -296,15 +304,15 @@ class World:
     def _check(self) -> None:
         events, mutations, changes = len(self.evidence.events), len(self.bucket.mutations), self.cloud.changes
         if (events, mutations, changes) == self._seen:
-            return self._judge(invariant.OF_TIME)
+            return self._judge(books.OF_TIME)
         before, self._seen = self._seen, (events, mutations, changes)
-        checkers: list[invariant.Checker] = [*invariant.OF_TIME]
+        checkers: list[invariant.Checker] = [*books.OF_TIME]
         if events != before[0]:
             checkers += invariant.OF_JOURNAL
         if mutations != before[1] and self.evidence.read():
             checkers += invariant.OF_STORE
         if changes != before[2]:
-            checkers += invariant.OF_BOOKS
+            checkers += books.OF_BOOKS
         return self._judge(checkers)
 
     def _judge(self, checkers: Iterable[invariant.Checker]) -> None:
