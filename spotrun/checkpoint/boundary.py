@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from spotrun.checkpoint.copying import Gate
-from spotrun.checkpoint.model import canonical
+from spotrun.checkpoint.model import Anatomy
 from spotrun.checkpoint.position import Position
 from spotrun.checkpoint.randomness import capture_generators, capture_global
 from spotrun.checkpoint.state import Components
@@ -50,10 +50,7 @@ class Mark:
         self._position = position.to_tree()
         self._randomness = capture_global()
         self._generators = capture_generators(components.generators)
-        self._evaluating = {
-            name: [canonical(path) for path, module in model.named_modules() if not module.training]
-            for name, model in components.models.items()
-        }
+        self._evaluating = {name: Anatomy(model).evaluating for name, model in components.models.items()}
 
     def is_intact(self, position: Position) -> bool:
         """Whether the state is still that of the boundary, but for what is kept here."""

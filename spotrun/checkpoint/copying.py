@@ -262,11 +262,13 @@ class Gate:
         for optimizer in optimizers.values():
             if optimizer not in self._seen or isinstance(optimizer, _CLOSURES):
                 continue
+            states = {id(key): state for key, state in optimizer.state.items()}  # hashing a tensor takes a microsecond
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     known.append(parameter)
-                    state = optimizer.state[parameter].values() if parameter in optimizer.state else ()
-                    known += [value for value in state if isinstance(value, torch.Tensor)]
+                    state = states.get(id(parameter))
+                    if state:
+                        known += [value for value in state.values() if isinstance(value, torch.Tensor)]
         return known
 
     @property

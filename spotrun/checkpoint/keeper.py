@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from spotrun.checkpoint.agreement import Agreement, Alone, Wish
 from spotrun.checkpoint.boundary import Boundary
 from spotrun.checkpoint.fingerprint import fingerprint
+from spotrun.checkpoint.garbage import uncollected
 from spotrun.checkpoint.order import Notice, Orders, Stop
 from spotrun.checkpoint.report import Reporter, say
 from spotrun.checkpoint.saver import Outcome, Saver
@@ -210,8 +211,10 @@ class Keeper:
         self._saved, self._last_s = boundary.key, since
         self._given, self._names = self._names, ()
         beside = {"logged": dict(self._reporter.metrics.latest), "tags": list(self._given)}  # what retention goes by
+        with uncollected():
+            tree = {**boundary.capture(), **beside}
         self._saver.begin(
-            {**boundary.capture(), **beside},
+            tree,
             step=boundary.step,
             on_notice=on_notice,
             fingerprint=fingerprint(),

@@ -6,7 +6,7 @@ Parameters are written in place, so that the optimizer, tied weights and views k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,66 @@ import torch
 from spotrun.checkpoint.stored import StoredTensor, put
 from spotrun.errors import CheckpointError, NotCapturable
 
-__all__ = ["canonical", "capture_model", "named_parameters", "prepare_model"]
+__all__ = ["Anatomy", "canonical", "capture_model", "named_parameters", "prepare_model"]
 
 Load = Callable[[], None]
+_Named = Iterable[tuple[str, Any]]
+
+
+class Anatomy:
+    """A model's modules and what they hold, all found in one walk.
+
+    PyTorch walks over the whole model for each thing that it is asked for, and a save asks for eight while the training
+    stands still. Names are canonical.
+
+    Attributes:
+        modules: each module once, under the first of its names.
+        parameters: tied ones under each of their names.
+        buffers: also those that are not persistent, tied ones under each of their names.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self._places: list[tuple[str, torch.nn.Module]] = []
+        self._visit("", model)
+        first: dict[int, tuple[str, torch.nn.Module]] = {}
+        for prefix, module in self._places:
+            first.setdefault(id(module), (prefix[:-1], module))
+        self.modules = list(first.values())
+        self.parameters: dict[str, torch.nn.Parameter] = self._held("named_parameters", "_parameters")
+        self.buffers: dict[str, torch.Tensor] = self._held("named_buffers", "_buffers")
+
+    @property
+    def evaluating(self) -> list[str]:
+        """The modules that are not training."""
+        return [name for name, module in self.modules if not module.training]
+
+    @property
+    def transient(self) -> list[str]:
+        """The buffers that `state_dict()` leaves out."""
+        return sorted(
+            prefix + name
+            for prefix, module in self._places
+            for name in module._non_persistent_buffers_set
+            if module._buffers.get(name) is not None
+        )
+
+    def _visit(self, prefix: str, module: torch.nn.Module) -> None:
+        self._places.append((canonical(prefix), module))
+        for name, child in module._modules.items():
+            if child is not None:
+                self._visit(f"{prefix}{name}.", child)
+
+    def _held(self, way: str, members: str) -> dict[str, Any]:
+        if getattr(type(self.model), way) is not getattr(torch.nn.Module, way):  # a wrapper that has names of its own
+            named: _Named = getattr(self.model, way)(remove_duplicate=False)
+            return {canonical(name): value for name, value in named}
+        return {
+            prefix + name: value
+            for prefix, module in self._places
+            for name, value in getattr(module, members).items()
+            if value is not None
+        }
 
 
 def canonical(name: str) -> str:
@@ -26,28 +83,26 @@ def canonical(name: str) -> str:
 
 def named_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """All parameters by canonical name, tied ones under each of their names."""
-    return {canonical(name): value for name, value in model.named_parameters(remove_duplicate=False)}
+    return Anatomy(model).parameters
 
 
-def capture_model(model: torch.nn.Module, path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def capture_model(anatomy: Anatomy, path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The state of a model, and apart from it the frozen parameters, which rarely change.
 
     Raises:
         NotCapturable: a parameter has no memory yet, or a module keeps state in a form of its own.
     """
-    parameters = named_parameters(model)
+    parameters = anatomy.parameters
     for name, value in parameters.items():
         if isinstance(value, torch.nn.UninitializedParameter):
             raise NotCapturable(f"{path}.{name}", "a lazy parameter without a shape", "Run one batch before attach.")
-    buffers = _named_buffers(model)
-    extra = _extra_states(model)
-    _refuse_custom_state(model, path, {*parameters, *buffers})
+    _refuse_custom_state(anatomy, path)
     state = {
         "parameters": {name: value for name, value in parameters.items() if value.requires_grad},
-        "buffers": buffers,
-        "extra": extra,
-        "evaluating": [canonical(name) for name, module in model.named_modules() if not module.training],
-        "transient": sorted(_transient(model)),  # buffers that state_dict() leaves out, and so does an export
+        "buffers": anatomy.buffers,
+        "extra": _extra_states(anatomy),
+        "evaluating": anatomy.evaluating,
+        "transient": anatomy.transient,  # an export leaves them out, too
     }
     return state, {name: value for name, value in parameters.items() if not value.requires_grad}
 
@@ -60,17 +115,18 @@ def prepare_model(model: torch.nn.Module, state: Mapping[str, Any], frozen: Mapp
     Raises:
         CheckpointError: parameters or buffers differ in name, shape or dtype; it names them.
     """
-    parameters = named_parameters(model)
+    anatomy = Anatomy(model)
+    parameters = anatomy.parameters
     saved = {**state["parameters"], **frozen}
     problems = _differences(path, parameters, saved)
-    modules = {canonical(name): module for name, module in model.named_modules()}
+    modules = dict(anatomy.modules)
     for name in state["buffers"]:
         owner, _, leaf = name.rpartition(".")
         if owner not in modules or leaf not in modules[owner]._buffers:
             problems.append(f"{path}.{name} was saved, but the model now has no such buffer")
     problems += [
         f"{path}.{name} is a buffer now, but none was saved"
-        for name in _named_buffers(model).keys() - state["buffers"].keys()
+        for name in anatomy.buffers.keys() - state["buffers"].keys()
     ]
     problems += [f"{path}.{name} has no set_extra_state now" for name in state["extra"] if name not in modules]
     if problems:
@@ -95,8 +151,8 @@ def prepare_model(model: torch.nn.Module, state: Mapping[str, Any], frozen: Mapp
         for name, value in state["extra"].items():
             modules[name].set_extra_state(value)
         evaluating = set(state["evaluating"])
-        for name, module in model.named_modules():
-            module.training = canonical(name) not in evaluating
+        for name, module in Anatomy(model).modules:
+            module.training = name not in evaluating
 
     return load
 
@@ -114,25 +170,12 @@ def _differences(path: str, now: Mapping[str, torch.Tensor], saved: Mapping[str,
     return problems
 
 
-def _named_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {canonical(name): value for name, value in model.named_buffers(remove_duplicate=False)}
-
-
 def _offer_buffer(module: torch.nn.Module, name: str, value: StoredTensor) -> None:
     now = module._buffers[name]
     if now is not None:
         value.offer(now)
     if not value.is_offered:
         value.place(_device_of_buffer(module, name, value.device))
-
-
-def _transient(model: torch.nn.Module) -> set[str]:
-    return {
-        canonical(f"{prefix}.{name}" if prefix else name)
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set
-        if module._buffers.get(name) is not None
-    }
 
 
 def _set_buffer(module: torch.nn.Module, name: str, value: torch.Tensor | StoredTensor) -> None:
@@ -149,19 +192,20 @@ def _device_of_buffer(module: torch.nn.Module, name: str, otherwise: torch.devic
     return now.device if now is not None else next((p.device for p in module.parameters()), otherwise)
 
 
-def _extra_states(model: torch.nn.Module) -> dict[str, Any]:
+def _extra_states(anatomy: Anatomy) -> dict[str, Any]:
     return {
-        canonical(name): module.get_extra_state()
-        for name, module in model.named_modules()
+        name: module.get_extra_state()
+        for name, module in anatomy.modules
         if type(module).get_extra_state is not torch.nn.Module.get_extra_state
     }
 
 
-def _refuse_custom_state(model: torch.nn.Module, path: str, known: set[str]) -> None:
-    if not any(map(_may_add_state, model.modules())):
+def _refuse_custom_state(anatomy: Anatomy, path: str) -> None:
+    if not any(_may_add_state(module) for _, module in anatomy.modules):
         return  # what state_dict() would give is known without the time that it takes
-    for name in model.state_dict():
-        if canonical(name) not in known and not name.endswith("_extra_state"):
+    for name in anatomy.model.state_dict():
+        known = canonical(name) in anatomy.parameters or canonical(name) in anatomy.buffers
+        if not known and not name.endswith("_extra_state"):
             raise NotCapturable(
                 f"{path}.{name}", "state that a module keeps in a form of its own", "Use buffers or get_extra_state()."
             )

@@ -78,6 +78,7 @@ def capture_optimizer(
     everything = {name: parameter for members in named for name, parameter in members.items()}
     known = {id(parameter) for parameter in everything.values()}
     entries: dict[Any, Any] = optimizer.state  # the stubs know tensors as keys only
+    states = {id(key): state for key, state in entries.items()}  # hashing a tensor takes a microsecond
     for key in entries:
         if isinstance(key, torch.Tensor) and id(key) not in known:
             raise NotCapturable(f"{path}.state", "state of a tensor that is in no group", "Add it to a group.")
@@ -87,7 +88,7 @@ def capture_optimizer(
         "kind": type(optimizer).__qualname__,
         "defaults": {key: value for key, value in optimizer.defaults.items() if type(value) in _FORMS},
         "groups": groups,
-        "state": {name: optimizer.state[value] for name, value in everything.items() if value in optimizer.state},
+        "state": {name: states[id(value)] for name, value in everything.items() if id(value) in states},
         "shared": {key: value for key, value in entries.items() if type(key) is str},
     }
 

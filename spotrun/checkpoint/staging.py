@@ -58,7 +58,7 @@ class Last:
         steady: the tensors that were to be copied later.
         left: what of them was.
         now: the places of those that were copied at once, by name.
-        numbers, rest: these, by the way they are copied.
+        numbers, bytes, rest: these, by the way they are copied: `bytes` with number of the blob, target, source and size.
     """
 
     def __init__(
@@ -71,16 +71,20 @@ class Last:
     ) -> None:
         self.steady, self.left, self.now = steady, left, now
         numbers: list[tuple[str, int, int, int]] = []
+        self.bytes: list[tuple[str, int, int, int, int]] = []
         self.rest: list[tuple[str, Placed]] = []
         for name, places in now.items():
             tensor = tensors[name]
-            single = tensor.nbytes == NUMBER_BYTES and _is_plain(tensor)
+            plain, single = _is_plain(tensor), tensor.nbytes == NUMBER_BYTES
             for placed in places:
-                ends = (base + placed[1], tensor.data_ptr()) if single else (1,)
-                if any(end % NUMBER_BYTES for end in ends):
+                number, start, size, slot = placed
+                target, source = base + start, tensor.data_ptr() + slot.skip
+                if not plain:
                     self.rest.append((name, placed))
+                elif single and target % NUMBER_BYTES == source % NUMBER_BYTES == 0:
+                    numbers.append((name, number, target, source))
                 else:
-                    numbers.append((name, placed[0], *ends))
+                    self.bytes.append((name, number, target, source, size))
         self.numbers = Numbers(numbers)
 
     def touches(self, ranges: Sequence[tuple[int, int]]) -> bool:
@@ -195,6 +199,9 @@ class Staging:
         numbers = last.numbers if new.isdisjoint(last.numbers.names) else last.numbers.without(new)
         for blob in numbers.renew():
             self._digests[blob] = None
+        for name, blob, target, source, size in last.bytes:
+            if name not in new:
+                self.update(blob, target, source, size)
         for name, place in last.rest:
             if name not in new:
                 self._copy_now(place, tensors[name])

@@ -22,7 +22,7 @@ from spotrun.checkpoint import sample
 from spotrun.checkpoint.copying import Gate
 from spotrun.checkpoint.gradient import GradientWatch, prepare_gradients
 from spotrun.checkpoint.imported import is_imported, prepare_imported
-from spotrun.checkpoint.model import Load, capture_model, named_parameters, prepare_model
+from spotrun.checkpoint.model import Anatomy, Load, capture_model, prepare_model
 from spotrun.checkpoint.optimizer import (
     Descriptions,
     added_parameters,
@@ -81,9 +81,10 @@ class Components:
             NotCapturable: part of it can be neither saved nor restored.
         """
         models, frozen = {}, {}
-        for name, model in self.models.items():
-            models[name], frozen[name] = capture_model(model, name)
-        parameters = self._parameters()
+        anatomies = {name: Anatomy(model) for name, model in self.models.items()}
+        for name, anatomy in anatomies.items():
+            models[name], frozen[name] = capture_model(anatomy, name)
+        parameters = _parameters_of(anatomies)
         names = _names_of(parameters)
         return {
             "frozen": frozen,
@@ -103,29 +104,20 @@ class Components:
         """What nothing will change before an optimizer steps, neither forward nor backward: sizes by address."""
         tensors = gate.steady(self.optimizers)
         stepped = {id(tensor) for tensor in tensors}
-        modules = {name: list(model.modules()) for name, model in self.models.items()}
-        for inner in modules.values():
-            parameters = [one for module in inner for one in module._parameters.values() if one is not None]
+        anatomies = [Anatomy(model) for model in self.models.values()]
+        for anatomy in anatomies:
+            parameters = anatomy.parameters.values()
             if any(id(parameter) in stepped for parameter in parameters):  # it is trained, and does not only follow
                 tensors += [parameter for parameter in parameters if not parameter.requires_grad]
         changing = {
             buffer.untyped_storage().data_ptr()
-            for inner in modules.values()
-            for module in inner
-            for buffer in module._buffers.values()
-            if buffer is not None and buffer.layout is torch.strided
+            for anatomy in anatomies
+            for buffer in anatomy.buffers.values()
+            if buffer.layout is torch.strided
         }
-        places = [
-            (tensor.data_ptr(), tensor.nbytes)
-            for tensor in tensors
-            if type(tensor) in PLAIN and tensor.layout is torch.strided
-        ]
-        known = self._steady
-        if known is not None and known.holds(tensors, places, changing):
-            return known.sizes
-        sizes = _steady_among(tensors, changing)
-        self._steady = _Steady(tensors, places, changing, sizes)
-        return sizes
+        if self._steady is None or not self._steady.holds(tensors, changing):
+            self._steady = _Steady(tensors, changing)
+        return self._steady.sizes
 
     def check(self) -> None:
         """Refuses what could not be saved, by its path as the user knows it.
@@ -203,34 +195,32 @@ class Components:
         restore_generators(self.generators, saved["generators"])
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {
-            f"{name}.{key}": parameter
-            for name, model in self.models.items()
-            for key, parameter in named_parameters(model).items()
-        }
+        return _parameters_of({name: Anatomy(model) for name, model in self.models.items()})
 
 
-@dataclass(frozen=True, slots=True)
 class _Steady:
     """What was found to be steady, and from what: looking again at thousands of tensors takes milliseconds.
 
-    Attributes:
-        places: addresses and sizes of the plain ones of the tensors.
+    Args:
         changing: memory of buffers.
+
+    Attributes:
+        sizes: of what nothing changes before an optimizer steps, by address.
     """
 
-    tensors: list[torch.Tensor]
-    places: list[tuple[int, int]]
-    changing: set[int]
-    sizes: dict[int, int]
+    def __init__(self, tensors: list[torch.Tensor], changing: set[int]) -> None:
+        self.sizes = _steady_among(tensors, changing)
+        self._tensors, self._changing = tensors, changing
+        self._plain = [one for one in tensors if type(one) in PLAIN and one.layout is torch.strided]
+        self._places = _places_of(self._plain)
 
-    def holds(self, tensors: list[torch.Tensor], places: list[tuple[int, int]], changing: set[int]) -> bool:
+    def holds(self, tensors: list[torch.Tensor], changing: set[int]) -> bool:
         """Whether it would be found again."""
         return (
-            len(tensors) == len(places) == len(self.tensors)
-            and places == self.places
-            and changing == self.changing
-            and all(map(is_, tensors, self.tensors))
+            len(tensors) == len(self._tensors)
+            and all(map(is_, tensors, self._tensors))
+            and changing == self._changing
+            and _places_of(self._plain) == self._places
         )
 
 
@@ -244,6 +234,11 @@ def sort_components(given: Mapping[str, object]) -> Components:
     for name, value in given.items():
         _sort(name, value, kinds)
     return Components(**kinds)
+
+
+def _places_of(tensors: list[torch.Tensor]) -> list[list[int]]:
+    ways = (torch.Tensor.data_ptr, torch.Tensor.numel, torch.Tensor.element_size)
+    return [list(map(way, tensors)) for way in ways]
 
 
 def _steady_among(tensors: list[torch.Tensor], changing: set[int]) -> dict[int, int]:
@@ -275,6 +270,14 @@ def _materialize_rest(saved: dict[str, Any]) -> None:
             optimizer[part] = materialized(optimizer[part], memo)
     for kind in saved.keys() - {"frozen", "models", "optimizers", "gradients"}:
         saved[kind] = materialized(saved[kind], memo)
+
+
+def _parameters_of(anatomies: Mapping[str, Anatomy]) -> dict[str, torch.nn.Parameter]:
+    return {
+        f"{name}.{key}": parameter
+        for name, anatomy in anatomies.items()
+        for key, parameter in anatomy.parameters.items()
+    }
 
 
 def _names_of(parameters: Mapping[str, torch.nn.Parameter]) -> dict[int, str]:
