@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,12 +47,21 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"spotrun {version('spotrun')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     ctx: typer.Context,
     home: Annotated[
         Path, typer.Option(envvar="SPOTRUN_HOME", help="Where jobs are remembered.", show_default="~/.spotrun")
     ] = Path("~/.spotrun"),
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     """PyTorch training on spot capacity as if the capacity were reliable."""
     path = home.expanduser().absolute()
