@@ -10,6 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 
 from spotrun.clock import SystemClock
@@ -36,7 +38,21 @@ from .world import World
 
 Make = Callable[..., Ec2Provider]
 
+LOADER = botocore.loaders.create_loader()  # EC2's model is read once, not for each process that a test stands for
+
 JOB = "gpt-7x"
+
+# A pool that the world sells, for tests that are not about offers: those ask AWS a dozen questions.
+SPOT = Offer(
+    provider="ec2",
+    region="us-east-1",
+    zone="use1-az1",
+    instance_type="g5.xlarge",
+    market=MarketKind.SPOT,
+    price_usd_per_hour=Decimal("0.4024"),
+    on_demand_usd_per_hour=Decimal("1.006"),
+    asked_with="us-east-1",
+)
 
 
 class HandClock(SystemClock):
@@ -72,8 +88,10 @@ def make(world: World, clients: Callable[..., Any], clock: HandClock, store: Mem
     clients("iam").create_instance_profile(InstanceProfileName="spotrun-instance")
 
     def session() -> Any:
-        keys = world.credentials.issue()
+        keys, core = world.credentials.issue(), botocore.session.get_session()
+        core.register_component("data_loader", LOADER)
         return boto3.Session(
+            botocore_session=core,
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=keys.get("AWS_SESSION_TOKEN"),
@@ -245,7 +263,7 @@ def test_a_launch_gives_one_tagged_machine_with_all_its_guards(
 def test_the_same_token_gives_the_same_machine(make: Make, world: World) -> None:
     """In this process and in another."""
     first = make()
-    request = order(spot(first))
+    request = order(SPOT)
     ids = {first.launch(request).id, first.launch(request).id, make().launch(request).id}
     assert len(ids) == 1
     assert len(world.instances()) == 1
@@ -258,7 +276,7 @@ def test_an_answer_that_was_lost_never_becomes_a_second_machine(
 ) -> None:
     """The request took effect, the connection broke; the machine may not be listed yet either."""
     provider = make()
-    request = order(spot(provider))
+    request = order(SPOT)
     world.hide_new(hidden)
     world.faults.lose("ec2", operation, times=4)
     instance = launched(provider, request)
@@ -270,7 +288,7 @@ def test_a_repeat_with_other_parameters_waits_for_the_machine_to_be_listed(
 ) -> None:
     """As after an upgrade between the two tries. AWS says only that there was a launch, not what came of it."""
     provider = make()
-    request = order(spot(provider))
+    request = order(SPOT)
     world.hide_new(3)
     world.faults.lose("ec2", "CreateFleet")
     with pytest.raises(ProviderError):
@@ -286,7 +304,7 @@ def test_a_repeat_with_other_parameters_waits_for_the_machine_to_be_listed(
 def test_no_capacity_is_told_at_once_and_leaves_nothing(make: Make, world: World) -> None:
     """Though EC2 answers with a 500, which botocore would repeat without a word."""
     provider = make()
-    offer = spot(provider)
+    offer = SPOT
     world.capacity.set(0)
     with pytest.raises(CapacityRefused, match="InsufficientInstanceCapacity") as refusal:
         provider.launch(order(offer))
@@ -320,7 +338,7 @@ def test_refusals_come_as_errors_or_beside_instances(
     """CreateFleet answers either way, and both mean the same: but for an answer that says nothing, as after a request that
     was throttled. Beside instances that are not there it is final, since the token would give the same answer again."""
     provider = make()
-    offer = spot(provider)
+    offer = SPOT
     if beside:
         world.capacity.refuse(code, "as the test says")
     else:
@@ -378,7 +396,7 @@ def test_several_pools_that_have_none_are_one_refusal_that_names_each(make: Make
 def test_a_machines_life_is_seen_with_its_causes(make: Make, world: World, clock: HandClock) -> None:
     """Interrupted, ended by us, shut down by itself; templates of what is over are gone."""
     provider = make()
-    offer = spot(provider)
+    offer = SPOT
     ids = [provider.launch(order(offer, attempt=number)).id for number in (1, 2, 3)]
     assert {it.state for it in seen(provider, clock)} == {InstanceState.RUNNING}
     world.interrupt(ids[0])
@@ -394,7 +412,7 @@ def test_terminating_the_unknown_or_the_ended_is_silent(make: Make, world: World
     """An end is asked for until it is confirmed."""
     provider = make()
     provider.terminate("i-0123456789abcdef0")
-    instance = provider.launch(order(spot(provider)))
+    instance = provider.launch(order(SPOT))
     provider.terminate(instance.id)
     provider.terminate(instance.id)
     assert [found.state for found in world.instances()] == ["terminated"]
@@ -525,8 +543,8 @@ def test_a_queue_tells_of_notices_at_once(
     clients("events").put_rule(Name="notices", EventPattern=json.dumps(pattern))
     clients("events").put_targets(Rule="notices", Targets=[{"Id": "queue", "Arn": arn}])
     provider = make(ec2={"queue": "notices"})
-    instance = provider.launch(order(spot(provider)))
-    other = make().launch(order(spot(provider), attempt=7, token="spotrun-7-other"))
+    instance = provider.launch(order(SPOT))
+    other = make().launch(order(SPOT, attempt=7, token="spotrun-7-other"))
     assert [it.notice_deadline for it in seen(provider, clock)] == [None, None]
     world.warn(instance.id)
     clock.pass_time(6)
@@ -538,7 +556,7 @@ def test_a_queue_tells_of_notices_at_once(
 def test_a_queue_that_is_not_there_is_no_error(make: Make, clock: HandClock) -> None:
     """The agent tells of its notice as well."""
     provider = make(ec2={"queue": "nowhere"})
-    provider.launch(order(spot(provider)))
+    provider.launch(order(SPOT))
     assert len(seen(provider, clock)) == 1
 
 
@@ -549,7 +567,7 @@ def gang_of(make: Make, nodes: int | str = 3) -> Ec2Provider:
 def test_a_gang_is_launched_in_one_zone_or_not_at_all(make: Make, world: World, clock: HandClock) -> None:
     """Half of it would train nothing and cost half."""
     provider = gang_of(make)
-    offer = spot(provider)
+    offer = SPOT
     world.capacity.set(2)
     with pytest.raises(CapacityRefused):
         provider.launch(order(offer))
@@ -572,7 +590,7 @@ def test_a_gang_that_lost_a_member_is_interrupted_and_leaves_nobody_behind(
 ) -> None:
     """Its agents would end themselves; here there are none, so that the controller does it."""
     provider = gang_of(make)
-    gang = provider.launch(order(spot(provider)))
+    gang = provider.launch(order(SPOT))
     world.interrupt(gang.members[1])
     (broken,) = seen(provider, clock)
     assert broken.state is InstanceState.RUNNING
@@ -586,7 +604,7 @@ def test_a_gang_that_lost_a_member_is_interrupted_and_leaves_nobody_behind(
 def test_a_gang_whose_answer_was_lost_is_found_whole(make: Make, world: World) -> None:
     """Never a second one, and never part of it taken for all."""
     provider = gang_of(make)
-    request = order(spot(provider))
+    request = order(SPOT)
     world.faults.lose("ec2", "CreateFleet", times=2)
     gang = launched(provider, request)
     assert set(gang.members) == {found.id for found in world.instances()}
@@ -596,7 +614,7 @@ def test_a_gang_whose_answer_was_lost_is_found_whole(make: Make, world: World) -
 def test_what_remains_of_half_a_gang_is_ended(make: Make, world: World, clock: HandClock) -> None:
     """If AWS should ever launch less than all, it is not left running."""
     single = make()
-    request = order(spot(single))
+    request = order(SPOT)
     single.launch(request)
     gang = gang_of(make)
     with pytest.raises(Throttled, match="lists 1 of 3 machines"):
@@ -610,7 +628,7 @@ def test_what_remains_of_half_a_gang_is_ended(make: Make, world: World, clock: H
 def test_an_elastic_gang_is_as_many_machines_as_there_are(make: Make, world: World, clock: HandClock) -> None:
     """Two of 2..4 in one zone; whoever asks again with the token hears of the same two, though a list could be behind."""
     provider = gang_of(make, "2..4")
-    offer = spot(provider)
+    offer = SPOT
     world.capacity.set(2)
     gang = provider.launch(order(offer))
     assert set(gang.members) == {found.id for found in world.instances(alive=True)}
@@ -637,7 +655,7 @@ def test_fewer_than_the_least_are_a_refusal_and_cost_nothing(make: Make, world: 
     provider = gang_of(make, "2..4")
     world.capacity.set(1)
     with pytest.raises(CapacityRefused):
-        provider.launch(order(spot(provider)))
+        provider.launch(order(SPOT))
     assert not world.instances()
     assert world.leftovers() == []
 
@@ -645,7 +663,7 @@ def test_fewer_than_the_least_are_a_refusal_and_cost_nothing(make: Make, world: 
 def test_an_elastic_gang_whose_answer_was_lost_is_told_by_its_token(make: Make, world: World) -> None:
     """Three came; the list, which is behind, shows none at first, and never that there are no more."""
     provider = gang_of(make, "2..4")
-    request = order(spot(provider))
+    request = order(SPOT)
     world.capacity.set(3)
     world.hide_new(2)
     world.faults.lose("ec2", "CreateFleet", times=2)
@@ -659,7 +677,7 @@ def test_an_elastic_gang_that_was_asked_for_otherwise_is_what_the_list_shows_in_
 ) -> None:
     """The token no longer tells; so its size is known once the list has had the time."""
     provider = gang_of(make, "2..4")
-    request = order(spot(provider))
+    request = order(SPOT)
     world.capacity.set(3)
     world.faults.lose("ec2", "CreateFleet")
     with pytest.raises(ProviderError):
@@ -686,7 +704,7 @@ def test_a_quota_must_hold_the_fewest_machines_and_more_than_it_holds_are_not_as
 def test_a_launch_that_is_refused_outright_leaves_no_template(world: World, make: Make) -> None:
     """Nothing was launched, so nothing of the attempt is needed any more; of a lost answer that is not known."""
     provider = make()
-    request = order(spot(provider))
+    request = order(SPOT)
     world.faults.fail("ec2", "CreateFleet", code="UnauthorizedOperation")
     with pytest.raises(Denied):
         provider.launch(request)
