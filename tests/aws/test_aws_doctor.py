@@ -53,7 +53,7 @@ def test_an_empty_account_becomes_one_that_a_job_can_run_in(
     assert clients("s3").list_buckets()["Buckets"] == []
 
     fixed = shell.run("doctor", "job.yaml", "--fix", "--create-queue", says="y\ny\ny\ny\n")
-    assert fixed.stdout.count("[y/N]: done") == 4, fixed.stdout + fixed.stderr
+    assert fixed.stdout.count("[y/N]: y\ndone") == 4, fixed.stdout + fixed.stderr
     assert fixed.returncode == 0, fixed.stdout
 
     policy = clients("iam").get_role_policy(RoleName="spotrun-instance", PolicyName="spotrun-runs")["PolicyDocument"]

@@ -45,42 +45,39 @@ def test_a_job_survives_a_notice_and_goes_on_in_another_zone(
     assert "Free of charge: attempt 1" in user.spotrun("report").stdout
 
 
-def test_a_job_survives_the_loss_of_a_machine_without_a_notice_and_of_every_answer(
+def test_a_job_leaves_at_a_recommendation_and_survives_a_loss_without_a_notice_and_of_every_answer(
     world: World, runner: Runner, user: User
 ) -> None:
-    """Nothing on the machine gets to know; the next one goes on from the newest commit, and the rest is lost work. The
-    answers to template, fleet and deletion are cut off after their effect: each is done once. (The end of a machine: see
-    the test of `reap`.)"""
+    """AWS says that the first machine is at risk: it saves, and the job goes on elsewhere before it is taken. Of the second
+    one's loss nothing on it gets to know: the third goes on from the newest commit, and the rest is lost work. The answers to
+    template, fleet and deletion are cut off after their effect: each is done once. (The end of a machine: see `reap`.)"""
     lost = [world.faults.lose("ec2", name) for name in ("CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate")]
-    process = user.launch(folder_job(user))
+    process = user.launch(folder_job(user, ec2={"rebalance": "move"}))
     first = user.training(1)
     assert [seen.id for seen in world.instances()] == [first.id]
-    user.committed(at_least=10)
-    runner.kill(first.id)
-    committed = user.committed(at_least=10)
+    user.committed(at_least=5)
+    runner.recommend(first.id)
+    saved = user.saved_at(1)
     second = user.training(2)
-    assert user.resumed_at(2) == committed
-    assert second.zone_id != first.zone_id
+    assert user.resumed_at(2) == saved
+    assert "AWS recommends to leave" in user.job().attempts[0].stopping_why
+    user.committed(at_least=saved + 5)
+    runner.kill(second.id)
+    committed = user.committed(at_least=saved + 5)
+    third = user.training(3)
+    assert user.resumed_at(3) == committed
+    assert len({first.zone_id, second.zone_id, third.zone_id}) == 3
     user.finish()
     job = user.ended()
-    assert [attempt.end_reason for attempt in job.attempts] == [EndReason.INTERRUPTED, EndReason.EXITED]
+    assert [attempt.end_reason for attempt in job.attempts] == [
+        EndReason.EXITED,
+        EndReason.INTERRUPTED,
+        EndReason.EXITED,
+    ]
+    assert (job.interruptions, job.failures) == (1, 0)
     user.settled(process)
-    assert [seen.id for seen in world.instances()] == [first.id, second.id]
+    assert [seen.id for seen in world.instances()] == [first.id, second.id, third.id]
     assert [fault.met for fault in lost] == [1, 1, 1]
-
-
-def test_a_stopped_job_saves_and_its_machine_is_gone(world: World, runner: Runner, user: User) -> None:
-    """The stop reaches the training through the store; it saves, the machine ends itself, the job is Stopped."""
-    process = user.launch(folder_job(user))
-    user.training(1)
-    user.committed(at_least=5)
-    user.spotrun("stop", user.jobs()[-1])
-    saved = user.saved_at(1)
-    user.ended("Stopped")
-    assert user.committed(at_least=saved) == saved
-    user.settled()
-    user.until(lambda: process.poll() is not None, "the command to end")
-    assert process.returncode == 1  # not what was wanted of it
 
 
 def test_a_job_needs_no_terminal_and_no_hurry(world: World, runner: Runner, user: User) -> None:

@@ -17,6 +17,18 @@ from .world import World
 
 Clients = Callable[..., Any]
 
+# Tells the test what it found, and leaves something for the next attempt.
+SET_UP = """\
+import json, os, pathlib
+remote, cache = pathlib.Path(os.environ["REMOTE"]), pathlib.Path("kept/things")
+attempt = os.environ["SPOTRUN_ATTEMPT"]
+here = sorted(str(path) for path in pathlib.Path().rglob("*") if path.is_file())
+(remote / ("set-up-" + attempt)).write_text(json.dumps(here))
+cache.mkdir(parents=True, exist_ok=True)
+(cache / attempt).write_text("a wheel")
+print("set up", flush=True)
+"""
+
 
 def denied(call: Callable[..., Any], **arguments: Any) -> str:
     with pytest.raises(ClientError) as err:
@@ -51,22 +63,29 @@ def test_conditions_count() -> None:
 def test_the_printed_policies_suffice_for_a_whole_job_and_permit_no_more(
     world: World, runner: Runner, user: User, clients: Clients
 ) -> None:
-    """Controller and machine are held to them from the launch through an interruption to the end."""
-    job = folder_job(user)
+    """Controller and machine are held to them from the launch through an interruption to the end. Code, setup and caches come
+    to every machine: the second finds what the first one's setup made, although that was lost without a notice."""
+    (user.work / "set_up.py").write_text(SET_UP)
+    (user.work / ".gitignore").write_text("*.bin\n")
+    (user.work / "data.bin").write_text("large")
+    (user.work / ".env").write_text("TOKEN=sesame")
+    job = folder_job(user, setup=["python set_up.py"], cache=["kept"])
     user.write(job)
     printed = {who: json.loads(user.spotrun("iam", who, "job.yaml").stdout) for who in ("controller", "instance")}
     world.permissions.hold("user", printed["controller"])
     world.permissions.hold("spotrun-instance", printed["instance"])
     process = user.launch(job)
     first = user.training(1)
+    user.until(lambda: [key for key in world.bucket("runs") if key.endswith("/current.json")], "the cache to be kept")
     user.committed(at_least=5)
     runner.kill(first.id)
     second = user.training(2)
     user.finish()
-    user.ended()
+    ended = user.ended()
     user.settled(process)
     user.spotrun("reap", "--dry-run", "--region", "us-east-1")
     assert world.permissions.denied == []
+    check_what_came_to_machines(world, user, ended.id)
 
     mine = {name.lower(): value for name, value in user.keys.items()}
     issued = world.credentials.issue("spotrun-instance")
@@ -88,3 +107,16 @@ def test_the_printed_policies_suffice_for_a_whole_job_and_permit_no_more(
     for interface in everybody.describe_network_interfaces()["NetworkInterfaces"]:  # moto leaves it
         everybody.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
     user.settled()
+
+
+def check_what_came_to_machines(world: World, user: User, job_id: str) -> None:
+    """The code as git would take it, no secret, and the cache; the report tells setup apart."""
+    code = [".gitignore", "job.yaml", "set_up.py", "train.py"]
+    assert json.loads((user.remote / "set-up-1").read_text()) == code
+    assert json.loads((user.remote / "set-up-2").read_text()) == sorted([*code, "kept/things/1"])
+    assert "left out, because they look like secrets: .env" in user.said()
+    assert not [key for key in world.bucket("runs") if "sesame" in key]
+    report = json.loads(user.spotrun("report", job_id, "--json").stdout)
+    # Told apart for each; machines here boot so fast that setup may be over before its launch is answered, and none is billed.
+    assert all("setup" in attempt["time_s"] for attempt in report["attempts"])
+    assert "[spotrun] setup: python set_up.py\nset up\n" in user.spotrun("logs", job_id).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from spotrun.job.message import Control
 
+from .runner import Runner
 from .shell import Shell
 from .stage import User, folder_job
 from .world import World
@@ -143,9 +145,10 @@ def test_without_an_account_this_computer_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_job_under_way_is_left_alone_from_every_home_until_nobody_holds_it(
-    world: World, user: User, clients: Clients
+    world: World, runner: Runner, user: User, clients: Clients
 ) -> None:
-    """Reap in the job's own home and in another one, even with --all; then its controller is gone for good."""
+    """Reap in the job's own home and in another one, even with --all. Then the computer is gone and with it the home, and the
+    machine hangs: its tags and its lease in the store are enough. The answer to its end is lost, and it is ended all the same."""
     stray = (f"--home={user.home.parent / 'stray'}", "reap", "--region", HERE, "--yes", "--all")
     controller = user.launch(folder_job(user))
     first = user.training(1)
@@ -158,8 +161,14 @@ def test_a_job_under_way_is_left_alone_from_every_home_until_nobody_holds_it(
 
     controller.kill()
     controller.wait()
-    lease(clients, "runs", ago=timedelta(hours=1), place=f"x/{user.jobs()[0]}")
-    done = user.spotrun(*stray)
+    for process in runner.machine(first.id).processes():
+        process.send_signal(signal.SIGSTOP)
+    (job_id,) = user.jobs()
+    user.forget()
+    lease(clients, "runs", ago=timedelta(hours=1), place=f"x/{job_id}")
+    lost = world.faults.lose("ec2", "TerminateInstances")
+    done = user.spotrun("reap", "--region", HERE, "--yes")
     assert "no controller has renewed its lease" in done.stdout
-    assert world.instances(alive=True) == []
     user.settled()
+    assert lost.met == 1
+    assert world.find(first.id).state_reason.code == "Client.UserInitiatedShutdown"

@@ -32,8 +32,11 @@ def test_a_job_waits_while_no_zone_has_capacity_says_why_and_goes_on(world: Worl
     user.settled(process)
 
 
-def test_expired_credentials_end_no_training_and_new_ones_are_found(world: World, runner: Runner, user: User) -> None:
-    """The machine has keys of its own and goes on; the controller says what to do, and sees the job through afterwards."""
+def test_expired_credentials_end_no_training_and_with_new_ones_a_stop_is_heard(
+    world: World, runner: Runner, user: User
+) -> None:
+    """The machine has keys of its own and goes on; the controller says what to do. Afterwards a stop reaches the training
+    through the store: it saves, the machine ends itself, the job is Stopped."""
     process = user.launch(folder_job(user))
     user.training(1)
     before = user.committed(at_least=5)
@@ -43,45 +46,39 @@ def test_expired_credentials_end_no_training_and_new_ones_are_found(world: World
     assert after > before
     assert user.job().ended_at is None
     world.credentials.renew(user.keys["AWS_ACCESS_KEY_ID"])
-    user.finish()
-    job = user.ended()
+    user.spotrun("stop", user.jobs()[-1])
+    saved = user.saved_at(1)
+    job = user.ended("Stopped")
     assert (len(job.attempts), job.failures) == (1, 0)
-    user.settled(process)
+    assert user.committed(at_least=saved) == saved
+    user.settled()
+    user.until(lambda: process.poll() is not None, "the command to end")
+    assert process.returncode == 1  # not what was wanted of it
 
 
-def test_a_controller_may_be_killed_at_any_step(world: World, runner: Runner, user: User) -> None:
-    """After the template, after the fleet, during the training: the next controller finds what there is, and no more."""
+def test_a_controller_may_be_killed_at_any_step_and_another_takes_over(
+    world: World, runner: Runner, user: User
+) -> None:
+    """After the template, after the fleet, during the training. They share a journal, and one of them acts: the next one finds
+    what there is, and launches no more."""
     gates = [world.faults.hold("ec2", name, loss=Loss.AFTER) for name in ("CreateLaunchTemplate", "CreateFleet")]
-    controller = user.launch(folder_job(user))
+    acting = user.launch(folder_job(user))
     for gate in gates:
         assert gate.reached.wait(120), user.said()
-        controller.kill()
-        controller.wait()
+        other = user.drive()
+        acting.kill()
+        acting.wait()
         gate.open()
-        controller = user.drive()
+        acting = other
+    other = user.drive()
     only = user.training(1)
     user.committed(at_least=5)
-    controller.kill()
-    controller.wait()
-    controller = user.drive()
+    acting.kill()
+    acting.wait()
     user.finish()
     job = user.ended()
     assert len(job.attempts) == 1
-    user.settled(controller)
-    assert [seen.id for seen in world.instances()] == [only.id]
-
-
-def test_of_two_controllers_one_acts_and_the_other_takes_over(world: World, runner: Runner, user: User) -> None:
-    """They share a journal; there is one machine, and the death of the one that acts is not the job's."""
-    first = user.launch(folder_job(user))
-    second = user.drive()
-    only = user.training(1)
-    user.committed(at_least=5)
-    first.kill()
-    first.wait()
-    user.finish()
-    user.ended()
-    user.settled(second)
+    user.settled(other)
     assert [seen.id for seen in world.instances()] == [only.id]
 
 
