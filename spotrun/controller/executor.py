@@ -10,7 +10,7 @@ from datetime import datetime
 
 from spotrun.controller.lease import Lease
 from spotrun.controller.outside import Placement
-from spotrun.controller.sighting import answer_of, launched, refused_of
+from spotrun.controller.sighting import launched
 from spotrun.controller.stage import Stage, launch_request
 from spotrun.errors import CapacityRefused, Denied, QuotaRefused
 from spotrun.job import (
@@ -24,6 +24,7 @@ from spotrun.job import (
     Terminate,
 )
 from spotrun.job import control as wanted_control
+from spotrun.providers.refusal import answer_of, refused_of
 
 __all__ = ["Executor"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from spotrun.clock import Clock
 from spotrun.controller.mailbox import Mailbox
 from spotrun.controller.timing import Timing, at_least
-from spotrun.errors import CapacityRefused, Denied, ProviderError, QuotaRefused, StoreError
+from spotrun.errors import StoreError
 from spotrun.job import (
     NOTICE_GRACE,
     Attempt,
@@ -22,13 +22,11 @@ from spotrun.job import (
     Job,
     Launched,
     Noticed,
-    PoolRefusal,
     Progressed,
-    RefusalKind,
 )
 from spotrun.providers.provider import EndCause, Instance, InstanceState
 
-__all__ = ["Lookout", "Sighting", "answer_of", "launched", "orphans", "refused_of"]
+__all__ = ["Lookout", "Sighting", "launched", "orphans"]
 
 _REASONS = {
     EndCause.INTERRUPTED: EndReason.INTERRUPTED,
@@ -133,28 +131,8 @@ def launched(instance: Instance, at: datetime) -> Launched:
         launched_at=instance.launched_at,
         members=instance.members,
         pool=instance.pool,
-        refused=refused_of(instance.refused),
+        refused=instance.refused,
     )
-
-
-def answer_of(error: ProviderError) -> tuple[RefusalKind, str]:
-    """Of which kind a refusal is, and the provider's words. What is no refusal but beside no instance has launched nothing,
-    and is taken for a want of capacity."""
-    match error:
-        case QuotaRefused():
-            return RefusalKind.QUOTA, str(error)
-        case Denied():
-            return RefusalKind.DENIED, str(error)
-        case CapacityRefused():
-            return RefusalKind.CAPACITY, error.answer
-        case _:
-            return RefusalKind.CAPACITY, str(error)
-
-
-def refused_of(by_pool: Mapping[str, ProviderError]) -> tuple[PoolRefusal, ...]:
-    """What a launch was told of each pool, for the journal."""
-    told = ((pool, *answer_of(error)) for pool, error in by_pool.items())
-    return tuple(PoolRefusal(pool=pool, refusal=kind, answer=answer) for pool, kind, answer in told)
 
 
 def orphans(job: Job, instances: Sequence[Instance], at: datetime) -> list[Instance]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-from spotrun.errors import ProviderError
+from spotrun.job.event import PoolRefusal
 from spotrun.market.offer import Offer, PriceStep
 from spotrun.market.source import PriceSources
 
@@ -87,7 +87,7 @@ class Instance:
     members: tuple[str, ...] = ()
     taken: int | None = None
     is_complete: bool = True
-    refused: Mapping[str, ProviderError] = field(default_factory=dict, compare=False)
+    refused: tuple[PoolRefusal, ...] = ()
 
 
 class Provider(Protocol):

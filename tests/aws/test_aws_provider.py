@@ -371,8 +371,8 @@ def test_of_several_pools_the_answer_tells_which_came_and_which_had_none(
     assert instance.pool == f"{found.zone_id}/g5.xlarge/spot" != first.pool
     answered = provider.launch(order(first, *others, attempt=2))
     assert answered.pool == instance.pool
-    assert [str(error) for error in answered.refused.values()] == [
-        "no capacity for use1-az1/g5.xlarge/spot: UnfulfillableCapacity: none (g5.xlarge in use1-az1, spot)"
+    assert [(it.pool, it.answer) for it in answered.refused] == [
+        (first.pool, "UnfulfillableCapacity: none (g5.xlarge in use1-az1, spot)")
     ]
     assert {it.pool for it in seen(make(), clock)} == {instance.pool}
 
@@ -583,6 +583,17 @@ def test_a_gang_is_launched_in_one_zone_or_not_at_all(make: Make, world: World, 
     (over,) = seen(provider, clock)
     assert (over.state, over.end_cause, over.taken) == (InstanceState.ENDED, EndCause.TERMINATED, 0)
     assert world.leftovers() == []
+
+
+def test_part_of_a_gang_is_ended_and_counts_as_a_refusal(make: Make, world: World) -> None:
+    """Should AWS launch less than the least that was asked for; the next try gets all."""
+    provider = gang_of(make, 2)
+    world.launch_part(1)
+    with pytest.raises(CapacityRefused, match="only 1 of the machines"):
+        provider.launch(order(SPOT))
+    assert not world.instances(alive=True)
+    assert world.leftovers() == []
+    assert len(provider.launch(order(SPOT, attempt=2)).members) == 2
 
 
 def test_a_gang_that_lost_a_member_is_interrupted_and_leaves_nobody_behind(

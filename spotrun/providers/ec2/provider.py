@@ -17,6 +17,7 @@ from typing import Any
 
 from spotrun.clock import Clock
 from spotrun.errors import CapacityRefused, ProviderError, QuotaRefused, Throttled
+from spotrun.job.event import PoolRefusal
 from spotrun.job.machine import LaunchDocument
 from spotrun.job.spec import JobSpec
 from spotrun.market.offer import MarketKind, Offer, PriceStep
@@ -41,6 +42,7 @@ from spotrun.providers.ec2.response import Seen, fleet_answer, instances
 from spotrun.providers.ec2.shelf import Shelf
 from spotrun.providers.ec2.userdata import user_data
 from spotrun.providers.provider import Instance, InstanceState, LaunchRequest
+from spotrun.providers.refusal import refused_of
 from spotrun.store import BlobStore
 
 __all__ = ["Ec2Provider"]
@@ -133,7 +135,7 @@ class Ec2Provider:
         answer = fleet_answer(told)
         if len(answer.instance_ids) >= plan.nodes.least:
             pool = pools.get((answer.instance_type, answer.subnet), asked)
-            refused = refusals_by_pool(answer, pools)
+            refused = refused_of(refusals_by_pool(answer, pools))
             return self._launched(request, answer.instance_ids, pool=pool, refused=refused)
         self._end(answer.instance_ids, region)  # too small a gang trains nothing
         self._drop_template(request.token, region)
@@ -290,7 +292,7 @@ class Ec2Provider:
         return list(instances(told, region=region, zones=zones))
 
     def _launched(
-        self, request: LaunchRequest, ids: Sequence[str], *, pool: str, refused: Mapping[str, ProviderError]
+        self, request: LaunchRequest, ids: Sequence[str], *, pool: str, refused: tuple[PoolRefusal, ...]
     ) -> Instance:
         self._regions.update(dict.fromkeys(ids, request.offer.region))
         gang = not self._spec.resources.nodes.is_single
