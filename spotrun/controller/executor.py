@@ -6,7 +6,7 @@ was replaced does nothing. The launch token covers the instant in between: the s
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spotrun.controller.lease import Lease
 from spotrun.controller.outside import Placement
@@ -30,12 +30,13 @@ __all__ = ["Executor"]
 
 
 class Executor:
-    """Carries out actions on a stage, under a lease."""
+    """Carries out actions on a stage, under a lease. `polled` is the time between two looks."""
 
-    def __init__(self, stage: Stage, *, lease: Lease, place: Placement) -> None:
+    def __init__(self, stage: Stage, *, lease: Lease, place: Placement, polled: timedelta) -> None:
         self._stage = stage
         self._lease = lease
         self._place = place
+        self._polled = polled
         self._told: Control | None = None
 
     def carry_out(self, action: Action, job: Job, at: datetime) -> Event | None:
@@ -48,7 +49,7 @@ class Executor:
         """
         match action:
             case Place():
-                return self._place(job, self._stage.provider.offers(), at)
+                return self._place(job, self._stage.provider.offers(), at, self._polled)
             case Launch():
                 return self._launch(job, at)
             case Terminate():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -47,8 +47,9 @@ class Connect(Protocol):
     ) -> Provider: ...
 
 
-Placement: TypeAlias = Callable[[Job, Sequence[Offer], datetime], Placed | Waited]
-Moving: TypeAlias = Callable[[Job, Sequence[Offer], datetime], MoveDecided | None]
+# (job, offers, now, the time between two looks)
+Placement: TypeAlias = Callable[[Job, Sequence[Offer], datetime, timedelta], Placed | Waited]
+Moving: TypeAlias = Callable[[Job, Sequence[Offer], datetime, timedelta], MoveDecided | None]
 
 
 def _unchanged(spec: JobSpec) -> JobSpec:

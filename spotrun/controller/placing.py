@@ -15,10 +15,16 @@ __all__ = ["leave", "look", "may_leave", "may_move", "move", "place", "placed"]
 
 _LOOK_WALL_S = 2.0  # a controller on a fast clock looks no more often
 
+# Where no deadline is guarded a look is for cheaper spot alone, whose prices change within hours.
+_LOOK_FOR_PRICES = timedelta(minutes=10)
 
-def place(job: Job, offers: Sequence[Offer], at: datetime, *, cooldown: Cooldown | None = None) -> Placed | Waited:
-    """Where the job's next attempt goes, or until when it waits, by the policy that its limits ask for."""
-    policy = placement(job.spec.limits, look=look(job.spec), cooldown=cooldown)
+
+def place(
+    job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta, *, cooldown: Cooldown | None = None
+) -> Placed | Waited:
+    """Where the job's next attempt goes, or until when it waits, by the policy that its limits ask for. `polled` is the
+    time between two looks of the controller."""
+    policy = placement(job.spec.limits, look=look(job.spec), polled=polled, cooldown=cooldown)
     decision = policy.decide(situation(job, now=at, offers=offers))
     match decision:
         case Wait():
@@ -29,10 +35,11 @@ def place(job: Job, offers: Sequence[Offer], at: datetime, *, cooldown: Cooldown
             raise AssertionError(f"job {job.id} has no machine that could {type(decision).__name__.lower()}")
 
 
-def move(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
+def move(job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta) -> MoveDecided | None:
     """Where the work of the attempt that runs should go on instead; None: it stays."""
     attempt = job.attempt
-    decision = placement(job.spec.limits, look=look(job.spec)).decide(situation(job, now=at, offers=offers))
+    policy = placement(job.spec.limits, look=look(job.spec), polled=polled)
+    decision = policy.decide(situation(job, now=at, offers=offers))
     if attempt is None or not isinstance(decision, Move):
         return None
     return MoveDecided(
@@ -45,15 +52,19 @@ def move(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
 
 
 def may_move(job: Job) -> bool:
-    """Whether the job has a machine that could be given up for another: one that nobody wants to end, and a user who
-    allows on-demand."""
-    return _could_end(job) and job.spec.limits.on_shortage is OnShortage.ON_DEMAND
+    """Whether the job has a machine that could be given up for another: one that nobody wants to end yet, and that still
+    trains."""
+    attempt = job.attempt
+    if attempt is None or attempt.instance_id is None or attempt.exit is not None or job.ending is not None:
+        return False
+    is_ending = attempt.stopping_since is not None or attempt.notice_deadline is not None
+    return not is_ending and attempt.trained_until is None
 
 
 def may_leave(job: Job, recommended_at: datetime | None) -> bool:
     """Whether AWS recommends to leave the job's machine, and the user wants to follow (`ec2.rebalance: move`)."""
     follows = job.spec.provider == "ec2" and job.spec.ec2.rebalance is Rebalance.MOVE
-    return follows and recommended_at is not None and _could_end(job)
+    return follows and recommended_at is not None and may_move(job)
 
 
 def leave(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
@@ -77,22 +88,15 @@ def leave(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None
         pool=best.pool,
         market=best.market.value,
         reason=f"AWS recommends to leave {attempt.zone}: an interruption of this machine has become likely",
+        at_risk=True,
     )
-
-
-def _could_end(job: Job) -> bool:
-    """Whether the job has a machine that nobody wants to end yet, and that still trains."""
-    attempt = job.attempt
-    if attempt is None or attempt.instance_id is None or attempt.exit is not None or job.ending is not None:
-        return False
-    is_ending = attempt.stopping_since is not None or attempt.notice_deadline is not None
-    return not is_ending and attempt.trained_until is None
 
 
 def look(spec: JobSpec) -> timedelta:
     """How often it is asked whether a job should move, in job time."""
     scale = spec.local.time_scale if spec.provider == "local" else 1.0
-    return max(LOOK, timedelta(seconds=_LOOK_WALL_S * scale))
+    least = LOOK if spec.limits.on_shortage is OnShortage.ON_DEMAND else _LOOK_FOR_PRICES
+    return max(least, timedelta(seconds=_LOOK_WALL_S * scale))
 
 
 def placed(job: Job, offer: Offer, at: datetime, *, reason: str, others: Sequence[Offer] = ()) -> Placed:

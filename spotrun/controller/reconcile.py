@@ -36,6 +36,7 @@ from spotrun.job import (
     Event,
     Job,
     Launch,
+    Launched,
     LaunchRefused,
     Place,
     RefusalKind,
@@ -207,8 +208,8 @@ class Reconciler:
                     self._record(event)
         if not may_move(self.job) or not self._pace.ready("move"):
             return
-        with self._guarded("move", again_in_s=self._clock.wall(look(self.job.spec).total_seconds())):
-            event = self._outside.move(self.job, to.stage.provider.offers(), self._now())
+        with self._guarded("move", again_in_s=self._look_wall_s()):
+            event = self._outside.move(self.job, to.stage.provider.offers(), self._now(), to.polled)
             if event is not None and is_news(self.job, event):
                 self._record(event)
 
@@ -266,6 +267,8 @@ class Reconciler:
         check_invariants(job)
         self.seq = self._journal.append(self.job_id, self.seq, event, lease_epoch=self._lease.epoch)
         self._loaded = job
+        if isinstance(event, Launched):  # where it went was just decided
+            self._pace.succeeded("move", again_in_s=self._look_wall_s())
         _logger.info("%s: %s", self.job_id, tell(event))
 
     @contextmanager
@@ -283,7 +286,7 @@ class Reconciler:
     def _due_in_s(self) -> float:
         timing, clock = self._timing, self._clock
         if self.job.attempt is not None or self._living():
-            return min(max(clock.wall(timing.poll_s), timing.poll_wall_s), timing.poll_wall_max_s)
+            return timing.polled_wall_s(clock)
         if any(self._pace.ready(_name(action)) for action in outstanding(self.job)):
             return timing.poll_wall_s
         instants = [] if self.job.phase.is_end else [self.job.deadline, self.job.wait_until]
@@ -293,6 +296,9 @@ class Reconciler:
 
     def _living(self) -> bool:
         return any(it.state is not InstanceState.ENDED for it in self._instances or ())
+
+    def _look_wall_s(self) -> float:
+        return self._clock.wall(look(self.job.spec).total_seconds())
 
     def _terminate_pause_s(self) -> float:
         return max(self._clock.wall(self._timing.terminate_s), self._timing.terminate_wall_s)
@@ -313,7 +319,8 @@ class _Connected:
         self.stage = stage
         self.bill = Bill(stage.provider)
         self.lookout = Lookout(stage.mailbox, clock=stage.clock, timing=timing)
-        self.executor = Executor(stage, lease=lease, place=outside.place)
+        self.polled = timing.polled(stage.clock)
+        self.executor = Executor(stage, lease=lease, place=outside.place, polled=self.polled)
 
 
 def _name(action: Action) -> str:

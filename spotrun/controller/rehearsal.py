@@ -70,7 +70,8 @@ def rehearse(
     with packed(spec, workdir, warn=warn) as baggage:
         bundle = None if baggage is None else baggage.bundle.model_dump(mode="json", exclude_none=True)
     submitted = Submitted(at=at, job_id=job_id, spec=spec.to_json(), workdir=str(workdir), bundle=bundle)
-    event = outside.place(fold([submitted]), provider.offers() if offers is None else offers, at)
+    offered = provider.offers() if offers is None else offers
+    event = outside.place(fold([submitted]), offered, at, Timing().polled(clock))
     if not isinstance(event, Placed):
         return Rehearsal(reason=event.reason, requests={})
     job = fold([submitted, event])

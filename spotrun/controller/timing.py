@@ -37,6 +37,14 @@ class Timing:
         if wrong:
             raise ValueError(f"{', '.join(wrong)} must be positive")
 
+    def polled_wall_s(self, clock: Clock) -> float:
+        """Wall time between two looks at a job that has a machine."""
+        return min(max(clock.wall(self.poll_s), self.poll_wall_s), self.poll_wall_max_s)
+
+    def polled(self, clock: Clock) -> timedelta:
+        """The same in job time."""
+        return timedelta(seconds=self.polled_wall_s(clock) / clock.wall(1.0))
+
 
 def at_least(clock: Clock, seconds: float, wall_s: float) -> timedelta:
     """`seconds` of job time, or what `wall_s` of wall time are in it if that is more."""

@@ -116,7 +116,8 @@ def moving(job: Job, event: MoveDecided) -> Job:
         return job
     if job.ending is not None or attempt.stopping_since is not None or attempt.notice_deadline is not None:
         return job
-    return _with(job, replace(attempt, stopping_since=job.at, stopping_why=event.reason, moving_to=event.pool))
+    attempt = replace(attempt, moving_to=event.pool, at_risk=event.at_risk)
+    return _with(job, replace(attempt, stopping_since=job.at, stopping_why=event.reason))
 
 
 def progressed(job: Job, event: Progressed) -> Job:

@@ -154,13 +154,15 @@ class Waited:
 @_frozen
 class MoveDecided:
     """The policy wants the attempt's work to go on in another place, `pool`, of this market: the attempt is asked to save
-    and end, and the next one is placed."""
+    and end, and the next one is placed. `at_risk`: the provider recommended to leave its present place, where it is about to
+    take machines back."""
 
     at: datetime
     attempt: int
     pool: str
     market: Literal["spot", "on_demand"]
     reason: str
+    at_risk: bool = False
     kind: Literal["move_decided"] = "move_decided"
 
 

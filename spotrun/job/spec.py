@@ -53,6 +53,7 @@ __all__ = [
     "LocalMarket",
     "OnShortage",
     "Options",
+    "PolicyName",
     "Rebalance",
     "Resources",
     "Signing",
@@ -75,6 +76,16 @@ class OnShortage(str, Enum):
     """What to do when there is no spot capacity."""
 
     WAIT = "wait"
+    ON_DEMAND = "on_demand"
+
+
+class PolicyName(str, Enum):
+    """How on-demand is bought in time for max_wait; docs/placement.md says what each does."""
+
+    WIDENING_RESERVE = "widening_reserve"
+    SLACK_RESERVE = "slack_reserve"
+    UNIFORM_PROGRESS = "uniform_progress"
+    GREEDY = "greedy"
     ON_DEMAND = "on_demand"
 
 
@@ -113,6 +124,9 @@ class Limits(Section):
     on_shortage: OnShortage = OnShortage.WAIT
     """`wait` for spot capacity, or buy `on_demand` when max_wait would otherwise be missed."""
 
+    policy: PolicyName = PolicyName.WIDENING_RESERVE
+    """How it is decided when on-demand is bought, with `on_shortage: on_demand`."""
+
     budget_usd: Annotated[Usd, Field(gt=0, le=1_000_000_000)] | None = None
     """Dollars; when they are spent, the job saves and ends as BudgetExceeded. No bound without it."""
 
@@ -141,6 +155,12 @@ class Limits(Section):
                 f"{write_duration(self.max_wait)} is less than max_run {write_duration(self.max_run)}; it is the time for "
                 "waiting and running together",
                 field="max_wait",
+            )
+        if self.on_shortage is OnShortage.WAIT and self.policy is not PolicyName.WIDENING_RESERVE:
+            raise wrong(
+                f"{self.policy.value} says when on-demand is bought, and on_shortage is wait, so it never is; set on_shortage: "
+                "on_demand, or leave policy out",
+                field="policy",
             )
         return self
 

@@ -100,6 +100,7 @@ class Attempt:
     stopping_since: datetime | None = None  # we want it to save and end
     stopping_why: str = ""
     moving_to: str = ""  # the pool where its work is to go on, if that is why it is asked to end
+    at_risk: bool = False  # and the provider recommended to leave its own
     stalled: bool = False
     trained_until: datetime | None = None  # when its training was over: the command ended, or only uploads were left
     unwanted: bool = False  # its machine came after the job had begun to end: there is nothing in it to save

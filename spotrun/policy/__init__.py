@@ -11,7 +11,7 @@ They read no clock: `now` is an argument, so the same policy runs in the control
 
 from spotrun.policy.cadence import Cadence, FixedInterval, YoungDaly, notice_save_due
 from spotrun.policy.cooldown import Cooldown, Hold
-from spotrun.policy.placement import Decision, Greedy, LaunchOffer, Move, Placement, Ruled, Stay, Wait, placement
+from spotrun.policy.placement import Decision, LaunchOffer, Move, Placement, Ruled, SpotOnly, Stay, Wait, placement
 from spotrun.policy.retention import Best, CommitFacts, Retention, retention_from_json, retention_from_text
 from spotrun.policy.situation import Interruption, Running, Situation, expected_changeover, situation
 
@@ -22,7 +22,6 @@ __all__ = [
     "Cooldown",
     "Decision",
     "FixedInterval",
-    "Greedy",
     "Hold",
     "Interruption",
     "LaunchOffer",
@@ -32,6 +31,7 @@ __all__ = [
     "Ruled",
     "Running",
     "Situation",
+    "SpotOnly",
     "Stay",
     "Wait",
     "YoungDaly",

@@ -6,32 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from spotrun.job import PolicyName
 from spotrun.policy.rule import (
+    SLACK_RESERVE,
+    WIDENING_RESERVE,
     Case,
     GreedyConstants,
     NoConstants,
     Rule,
-    SlackReserveConstants,
-    WideningReserveConstants,
     greedy,
     on_demand,
-    slack_reserve,
+    reserve,
     uniform_progress,
-    widening_reserve,
 )
 from spotrun.policy.stochastic import least_expected_cost, table
 
-__all__ = ["DEFAULT", "RULES", "NamedRule"]
+__all__ = ["DEFAULT", "RULES", "NamedRule", "named"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedRule:
-    """A rule, and its constants for a case; `about` is what it does, in one clause."""
+    """A rule, and its constants for a case."""
 
     name: str
     rule: Rule
     constants: Callable[[Case], Any]
-    about: str
 
 
 def _always(constants: Any) -> Callable[[Case], Any]:
@@ -43,46 +42,21 @@ def _always(constants: Any) -> Callable[[Case], Any]:
     return of
 
 
-_ALL = (
-    NamedRule(
-        name="greedy",
-        rule=greedy,
-        constants=_always(GreedyConstants()),
-        about="waits for spot until the slack is gone, then stays on demand",
-    ),
-    NamedRule(
-        name="uniform_progress",
-        rule=uniform_progress,
-        constants=_always(GreedyConstants()),
-        about="keeps an even pace, on demand whenever it lags",
-    ),
-    NamedRule(
-        name="slack_reserve",
-        rule=slack_reserve,
-        constants=_always(SlackReserveConstants()),
-        about="keeps the slack that coming changeovers will use",
-    ),
-    NamedRule(
-        name="widening_reserve",
-        rule=widening_reserve,
-        constants=_always(WideningReserveConstants()),
-        about="keeps the slack that coming changeovers will use, and some for spot that comes later",
-    ),
-    NamedRule(
-        name="stochastic",
-        rule=table,
-        constants=least_expected_cost,
-        about="least expected cost in a market whose short runs die young, by dynamic programming",
-    ),
-    NamedRule(
-        name="on_demand",
-        rule=on_demand,
-        constants=_always(NoConstants()),
-        about="on demand from the first minute",
-    ),
+_ALL: tuple[tuple[str, Rule, Callable[[Case], Any]], ...] = (
+    ("greedy", greedy, _always(GreedyConstants())),
+    ("uniform_progress", uniform_progress, _always(GreedyConstants())),
+    ("slack_reserve", reserve, _always(SLACK_RESERVE)),
+    ("widening_reserve", reserve, _always(WIDENING_RESERVE)),
+    ("stochastic", table, least_expected_cost),
+    ("on_demand", on_demand, _always(NoConstants())),
 )
 
-RULES = {it.name: it for it in _ALL}
+RULES = {name: NamedRule(name=name, rule=rule, constants=constants) for name, rule, constants in _ALL}
 
 # The one that the benchmark shows best of those that need nothing but arithmetic; see docs/placement.md.
 DEFAULT = RULES["widening_reserve"]
+
+
+def named(name: PolicyName) -> NamedRule:
+    """The rule that a job file names."""
+    return RULES[name.value]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spotrun.policy.rule import IDLE, SPOT, Case, Rule, View, safe
+from spotrun.policy.swap import HELD_S, PAYS, Swap, spare, weigh
 
 __all__ = ["COLUMNS", "Episodes", "Scene", "compiled", "interpreted"]
 
@@ -40,6 +41,7 @@ COLUMNS = (
     "interruptions",
     "lost_s",  # work done again
     "broke",  # 1.0 if the budget was spent before the work was done
+    "moves",  # from spot to cheaper spot; changeovers too
 )
 
 
@@ -48,8 +50,9 @@ class Scene(NamedTuple):
 
     gap_s: float
     up: NDArray[np.uint8]  # (zones, ticks): capacity that runs is kept
-    best: NDArray[np.int64]  # (ticks,): the zone where a start is best now, -1 if none would be answered
+    best: NDArray[np.int64]  # (zones + 1, ticks): by where it was last, the zone where a start is best; -1: nowhere
     age_s: NDArray[np.float64]  # (zones, ticks): of the up-run at the start of the tick
+    run_h: NDArray[np.float64]  # (zones, ticks): that can still be expected of the up-run
     outage_s: NDArray[np.float64]  # (ticks,): for how long no zone has been up
     price: NDArray[np.float64]  # (zones, ticks): per hour
     noticed: NDArray[np.uint8]  # (zones, ticks): a loss at the start of this tick was announced in time to save
@@ -63,10 +66,11 @@ Episodes: TypeAlias = Callable[[Scene, NDArray[np.int64], Case, Any], NDArray[np
 def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
     """The simulator of a rule, with `wrap` around each function that it is made of."""
     decide, layer, run = wrap(rule), wrap(safe), wrap(_run)
+    pays = _cheaper(decide, layer, wrap)
 
     def episode(scene: Scene, start: int, case: Case, constants: Any, row: NDArray[np.float64]) -> None:
         gap_s, tick, zones = scene.gap_s, start, len(scene.up)
-        mode, zone, last_zone, start_s, undone_s = IDLE, -1, -1, 0.0, 0.0
+        mode, zone, last_zone, start_s, undone_s, had_s = IDLE, -1, -1, 0.0, 0.0, 0.0
         work_s, elapsed_s = case.work_s, 0.0
         while elapsed_s < case.deadline_s:
             if mode == SPOT and scene.up[zone, tick] == 0:
@@ -75,13 +79,17 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
                     row[7] += undone_s
                 mode, start_s, undone_s = IDLE, 0.0, 0.0
                 row[6] += 1.0
-            at = zone if mode == SPOT else scene.best[tick]
+            best = scene.best[last_zone, tick]
+            at = zone if mode == SPOT else best
             age_s = scene.age_s[at, tick] if at >= 0 else 0.0
             left_s = case.deadline_s - elapsed_s
             view = View(mode, at >= 0, left_s, work_s, start_s, age_s, scene.outage_s[tick], elapsed_s, zones, case)
-            choice = layer(view, SPOT if mode == SPOT else decide(view, constants), undone_s, gap_s)
+            choice = layer(view, SPOT if mode == SPOT else decide(view, constants), undone_s, gap_s, True)
+            if mode == SPOT and choice == SPOT and had_s >= HELD_S and pays(scene, tick, zone, best, view, constants):
+                mode, at = IDLE, best  # saved, and given up
+                row[9] += 1.0
             if choice != mode:
-                mode, start_s, undone_s = choice, 0.0, 0.0
+                mode, start_s, undone_s, had_s = choice, 0.0, 0.0, 0.0
                 if choice != IDLE:
                     start_s = case.changeover_s * scene.delay[tick]
                     row[5] += 1.0
@@ -94,6 +102,7 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
             if mode != IDLE:
                 row[3 if mode == SPOT else 4] += run_s
             start_s = max(0.0, start_s - run_s)
+            had_s += run_s
             work_s -= done_s
             if case.interval_s > 0.0:
                 undone_s = (undone_s + done_s) % case.interval_s
@@ -108,9 +117,30 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
     return _looped(wrap(episode), wrap)
 
 
+def _cheaper(decide: Rule, layer: Callable[..., int], wrap: _Wrap[Any]) -> Callable[..., bool]:
+    """Whether a spot machine is given up for one in the zone that is best for a start."""
+    weighed, spared = wrap(weigh), wrap(spare)
+
+    def pays(scene: Scene, tick: int, zone: int, best: int, view: View, constants: Any) -> bool:
+        here, there = scene.price[zone, tick], scene.price[max(best, 0), tick]
+        if best < 0 or there >= here:
+            return False
+        case = view.case
+        swap = Swap(here, scene.run_h[zone, tick], there, scene.run_h[best, tick], case.moving_price, view.work_s, 1.0)
+        gain, price, _ = weighed(swap, case)
+        if gain <= 0.0 or gain < PAYS * price or decide(spared(view), constants) != IDLE:
+            return False
+        begin = View(IDLE, True, view.left_s, view.work_s, 0.0, 0.0, 0.0, view.elapsed_s, view.zones, case)
+        chosen: bool = layer(begin, SPOT, 0.0, scene.gap_s, True) == SPOT
+        return chosen
+
+    made: Callable[..., bool] = wrap(pays)
+    return made
+
+
 def _looped(episode: Callable[..., None], wrap: _Wrap[Any]) -> Episodes:
     def episodes(scene: Scene, starts: NDArray[np.int64], case: Case, constants: Any) -> NDArray[np.float64]:
-        rows = np.zeros((len(starts), 9))
+        rows = np.zeros((len(starts), 10))
         for index in range(len(starts)):
             episode(scene, starts[index], case, constants, rows[index])
         return rows
@@ -152,7 +182,7 @@ def interpreted(rule: Rule) -> Episodes:
 
 def _checked(episodes: Episodes) -> Episodes:
     def checked(scene: Scene, starts: NDArray[np.int64], case: Case, constants: Any) -> NDArray[np.float64]:
-        ticks, needed = len(scene.best), ceil(case.deadline_s / scene.gap_s)
+        ticks, needed = len(scene.outage_s), ceil(case.deadline_s / scene.gap_s)
         if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= ticks - needed:
             raise ValueError(
                 f"episodes of {needed} ticks do not fit into {ticks} from {starts.min()} to {starts.max()}"

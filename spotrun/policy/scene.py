@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spotrun.policy.episode import Scene
-from spotrun.policy.zone import hourly_price
+from spotrun.policy.zone import hourly_price, rest_of_run_h
 
 __all__ = ["Pool", "make_scene"]
 
@@ -39,6 +39,7 @@ def make_scene(
     gap_s: float,
     changeover_s: float = 360.0,
     moving_price: float = 0.0,
+    availability: float | None = None,
     delay: NDArray[np.float64] | None = None,
 ) -> Scene:
     """The arrays of these pools.
@@ -47,6 +48,7 @@ def make_scene(
         pools: of the same number of ticks.
         gap_s: length of a tick.
         changeover_s, moving_price: what the choice of a zone reckons with.
+        availability: what it takes each zone's to be; None: what it was on the day before each tick.
         delay: by tick, the share of the changeover that a start really takes.
 
     Raises:
@@ -62,11 +64,14 @@ def make_scene(
         raise ValueError("prices must be positive and finite")
     noticed = [np.zeros(ticks, np.uint8) if it.noticed is None else np.asarray(it.noticed, np.uint8) for it in pools]
     age_s = np.array([_ages(row) for row in up]) * gap_s
+    known = _availability(opened, gap_s) if availability is None else np.full(up.shape, availability)
+    run_h = rest_of_run_h(age_s, availability=known)
     return Scene(
         gap_s=gap_s,
         up=up,
-        best=_best(opened, price, age_s, gap_s=gap_s, changeover_s=changeover_s, moving_price=moving_price),
+        best=_best(opened, price, run_h, changeover_s=changeover_s, moving_price=moving_price),
         age_s=age_s,
+        run_h=run_h,
         outage_s=_ages((up.max(axis=0) == 0).astype(np.uint8)) * gap_s,
         price=np.ascontiguousarray(price),
         noticed=np.array(noticed),
@@ -95,19 +100,17 @@ def _availability(up: NDArray[np.uint8], gap_s: float) -> NDArray[np.float64]:
 def _best(
     opened: NDArray[np.uint8],
     price: NDArray[np.float64],
-    age_s: NDArray[np.float64],
+    run_h: NDArray[np.float64],
     *,
-    gap_s: float,
     changeover_s: float,
     moving_price: float,
 ) -> NDArray[np.int64]:
-    expected = hourly_price(
-        price,
-        age_s=age_s,
-        availability=_availability(opened, gap_s),
-        changeover_s=changeover_s,
-        moving_price=moving_price,
-    )
-    expected = np.where(opened == 1, expected, np.inf)
-    best: NDArray[np.int64] = np.where(opened.max(axis=0) == 1, expected.argmin(axis=0), -1).astype(np.int64)
-    return best
+    """(zones + 1, ticks): by where the job was last, the last row for nowhere, the zone where a start is best."""
+    zones = len(price)
+    found = []
+    for last in [*range(zones), None]:
+        elsewhere = np.array([[0.0 if last in (None, zone) else moving_price] for zone in range(zones)])
+        expected = hourly_price(price, run_h=run_h, changeover_s=changeover_s, moving_price=elsewhere)
+        expected = np.where(opened == 1, expected, np.inf)
+        found.append(np.where(opened.max(axis=0) == 1, expected.argmin(axis=0), -1))
+    return np.array(found, np.int64)

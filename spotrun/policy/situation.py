@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from spotrun.job import Attempt, EndReason, Job, JobSpec, Limits, Refusal
+from spotrun.job import Attempt, EndReason, Job, JobSpec, Limits, Progress, Refusal
 from spotrun.market.offer import MarketKind, Offer
 
 __all__ = ["CHANGEOVER", "Interruption", "Running", "Situation", "expected_changeover", "situation", "usual_changeover"]
@@ -29,6 +29,10 @@ _RATE_MARGIN = 1.1
 
 # Young and Daly's interval for a save that stalls half a second and an interruption every two hours is minutes.
 _AUTO_INTERVAL = timedelta(minutes=10)
+
+# Between regions, per GB of 10^9 bytes; within one it is free. Source: "from $0.02 per GB" in summaries of the AWS price
+# list of 2026 (devnotes.tech, lucaraveri.com).
+_EGRESS_USD_PER_GB = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +66,18 @@ class Situation:
 
     Attributes:
         trained: training time of all attempts so far, which counts towards `max_run`.
-        steps_done: the step that a new attempt would go on from.
+        steps_done: the step that a new attempt would go on from, once the machine that runs has saved.
         steps_total, steps_per_s: as the training told them, if it did; of an elastic gang the rate of its fewest machines.
         changeover: from losing a machine to going on with the same work on the next one; an upper bound.
         running: the machine that it has, None if it has none.
-        heading: the pool to which its last machine was given up, if that is why it has none.
+        undone: how long the machine that runs has worked for what is not yet saved.
+        saves: whether its training is known to save what it does, so that a move loses nothing.
+        heading, leaving: the pool for which its last machine was given up, and that machine's, if that is why it has none.
         spot_ended_at: when it last had a spot machine.
         interval: between its checkpoints, where an interruption costs the work since the last one.
+        nodes: machines that a launch starts.
+        state_bytes: size of its last commit; zero while there is none.
+        region: where its last machine was.
         rate_margin: work that is left is taken to be this much longer.
     """
 
@@ -84,9 +93,15 @@ class Situation:
     steps_per_s: float | None = None
     changeover: timedelta = CHANGEOVER
     running: Running | None = None
+    undone: timedelta = timedelta(0)
+    saves: bool = True
     heading: str = ""
+    leaving: str = ""
     spot_ended_at: datetime | None = None
     interval: timedelta = timedelta(0)
+    nodes: int = 1
+    state_bytes: int = 0
+    region: str = ""
     rate_margin: float = _RATE_MARGIN
 
     @property
@@ -131,6 +146,12 @@ class Situation:
         """How long the job can still stand idle and be done by its deadline, without another changeover."""
         return self.deadline - self.now - self.work_left - self.starting
 
+    def egress_usd(self, offer: Offer) -> float:
+        """What it costs to bring the last commit to the offer's region, if that is another one than the last machine's."""
+        if not self.region or offer.region == self.region:
+            return 0.0
+        return self.state_bytes / 1e9 * _EGRESS_USD_PER_GB
+
 
 def situation(
     job: Job,
@@ -148,9 +169,7 @@ def situation(
     """
     source = next((it for it in reversed(job.attempts) if it.progress is not None and it.progress.told), None)
     told = None if source is None else source.progress
-    done = 0
-    if told is not None:
-        done = told.last_commit.step if told.last_commit is not None else told.resumed_from or 0
+    rate = None if source is None else _rate(job, source, nodes or job.spec.resources.nodes.least)
     spots = [attempt for attempt in job.attempts if attempt.market == MarketKind.SPOT.value and attempt.ended_at]
     newest = job.attempts[-1] if job.attempts else None
     return Situation(
@@ -161,15 +180,48 @@ def situation(
         refusals=job.refusals,
         interruptions=_interruptions(job, now - _MEMORY),
         trained=job.trained(now),
-        steps_done=done,
+        steps_done=_steps_done(job.attempt, told),
         steps_total=None if told is None else told.total_steps,
-        steps_per_s=None if source is None else _rate(job, source, nodes or job.spec.resources.nodes.least),
+        steps_per_s=rate,
         changeover=expected_changeover(job) if changeover is None else changeover,
         running=_running(job.attempt),
+        undone=_undone(job.attempt, told, rate),
+        saves=told is not None and (told.last_commit is not None or told.resumed_from is not None),
         heading="" if newest is None or newest.is_live else newest.moving_to,
+        leaving="" if newest is None or newest.is_live or not newest.moving_to else newest.pool,
         spot_ended_at=spots[-1].ended_at if spots else None,
         interval=_interval(job),
+        nodes=job.attempt.nodes if job.attempt is not None else job.spec.resources.nodes.least,
+        state_bytes=_state_bytes(job),
+        region=next((attempt.region for attempt in reversed(job.attempts) if attempt.launched_at is not None), ""),
     )
+
+
+def _steps_done(attempt: Attempt | None, told: Progress | None) -> int:
+    """The step that is saved; of a machine that runs, the last one that was heard of: before a move it saves."""
+    if told is None:
+        return 0
+    return told.step if _is_its_own(attempt, told) else _saved(told)
+
+
+def _undone(attempt: Attempt | None, told: Progress | None, rate: float | None) -> timedelta:
+    """How long the machine that runs has worked for the steps since its last commit."""
+    if told is None or not _is_its_own(attempt, told) or not rate or rate < 0:
+        return timedelta(0)
+    return timedelta(seconds=max(0, told.step - _saved(told)) / rate * _RATE_MARGIN)
+
+
+def _is_its_own(attempt: Attempt | None, told: Progress) -> bool:
+    return attempt is not None and attempt.progress is told
+
+
+def _saved(told: Progress) -> int:
+    return told.last_commit.step if told.last_commit is not None else told.resumed_from or 0
+
+
+def _state_bytes(job: Job) -> int:
+    commits = (attempt.progress.last_commit for attempt in reversed(job.attempts) if attempt.progress is not None)
+    return next((commit.size_bytes for commit in commits if commit is not None), 0)
 
 
 def expected_changeover(job: Job) -> timedelta:
@@ -242,5 +294,5 @@ def _interruptions(job: Job, since: datetime) -> tuple[Interruption, ...]:
 
 
 def _fled(attempt: Attempt) -> bool:
-    """Whether it gave up a spot machine for another one, as the provider recommended: its pool is about to take some back."""
-    return attempt.market == MarketKind.SPOT.value and attempt.moving_to.endswith(f"/{MarketKind.SPOT.value}")
+    """Whether it gave up its machine as the provider recommended: its pool is about to take some back."""
+    return attempt.at_risk and attempt.moving_to != ""

@@ -17,31 +17,36 @@ from numpy.typing import NDArray
 
 from spotrun.market.generator import AGES_H, DOWN_HAZARDS
 
-__all__ = ["back_within", "hourly_price"]
+__all__ = ["UNKNOWN_AVAILABILITY", "back_within", "hourly_price", "rest_of_run_h"]
 
 _Number = TypeVar("_Number", float, NDArray[np.float64])
 
 _YOUNG_H = 0.25  # a run that has just begun is worth as much as one of twice this age is beyond it
 _AVAILABILITY_FLOOR = 0.05  # a zone that was down all day may still be the one that lasts
 
+UNKNOWN_AVAILABILITY = 0.5  # of a zone of which nothing is known
+
+
+def rest_of_run_h(age_s: _Number, *, availability: _Number) -> _Number:
+    """The hours that can still be expected of an up-run.
+
+    Args:
+        age_s: for how long it has lasted.
+        availability: the share of the last day for which the zone was up.
+    """
+    return 2.0 * (age_s / 3600.0 + _YOUNG_H) * (availability + _AVAILABILITY_FLOOR)
+
 
 def hourly_price(
-    price: _Number,
-    *,
-    age_s: _Number,
-    availability: _Number,
-    changeover_s: float = 0.0,
-    moving_price: float = 0.0,
+    price: _Number, *, run_h: _Number, changeover_s: float = 0.0, moving_price: _Number | float = 0.0
 ) -> _Number:
     """What an hour of progress on a pool is expected to cost, in the unit of its price.
 
     Args:
         price: per hour.
-        age_s: of its up-run.
-        availability: the share of the last day for which it was up.
+        run_h: the hours that can still be expected of its up-run.
         changeover_s, moving_price: what a start there takes, and costs beside its time.
     """
-    run_h = 2.0 * (age_s / 3600.0 + _YOUNG_H) * (availability + _AVAILABILITY_FLOOR)
     return price * (1.0 + changeover_s / 3600.0 / run_h) + moving_price / run_h
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from test_controller_local import Stage
@@ -19,13 +19,13 @@ def of_kind(offers: Sequence[Offer], kind: MarketKind) -> Offer:
     return next(offer for offer in offers if offer.market is kind)
 
 
-def place(job: Job, offers: Sequence[Offer], at: datetime) -> Placed:
+def place(job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta) -> Placed:
     """On demand first, then where the move was headed."""
     kind = MarketKind.SPOT if job.attempts else MarketKind.ON_DEMAND
     return placed(job, of_kind(offers, kind), at, reason="as the story wants it")
 
 
-def move(job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
+def move(job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta) -> MoveDecided | None:
     """To spot, as soon as ten steps are done."""
     attempt = job.attempt
     assert may_move(job)

@@ -1,163 +1,77 @@
 """The fast simulation and the real controller, on the same episodes: the same bill, the same end, to the tick.
 
-The controller's own reconciler, journal and core run under a virtual clock against a provider that replays a trace, with
-machines that start in a changeover, make a step a minute, commit each of them, and save at once when they are asked to.
+Both are given what the other is given: what is up, prices, ages; see `placement_world`.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from controller_world import EPOCH, VirtualClock
+from controller_world import EPOCH
+from placement_world import EGRESS_USD_PER_GB, GB, Recording, Stage
 
-from spotrun.controller import Journal, Outside, Timing
-from spotrun.controller.lease import Lease
+from spotrun.controller import Timing
 from spotrun.controller.placing import placed
-from spotrun.controller.reconcile import Reconciler
-from spotrun.job import (
-    Ask,
-    Commit,
-    Control,
-    Exit,
-    Heartbeat,
-    Job,
-    JobSpec,
-    MoveDecided,
-    Outcome,
-    Placed,
-    Progress,
-    TrainingPhase,
-    Waited,
-    check_invariants,
-)
-from spotrun.job.message import Place, parse
-from spotrun.market.offer import MarketKind, Offer, PriceStep
+from spotrun.job import Job, MoveDecided, Phase, Placed, Waited, check_invariants
+from spotrun.market.offer import Offer
 from spotrun.policy import Decision, LaunchOffer, Move, Ruled, Wait, situation
 from spotrun.policy.catalogue import RULES, NamedRule
 from spotrun.policy.episode import COLUMNS, interpreted
 from spotrun.policy.rule import Case
-from spotrun.policy.scene import Pool, make_scene
-from spotrun.providers.provider import EndCause, Instance, InstanceState, LaunchRequest
-from spotrun.store import MemoryStore
+from spotrun.policy.scene import Pool
 
 GAP_S = 600.0
-ROUNDS = 8  # turns in an instant: see the loss, place, launch, tell; or decide, tell, see the end, place, launch
+ROUNDS = (
+    12  # turns in an instant: see the loss, place, be refused, place, launch, tell; or decide, tell, see the end, ...
+)
+TICKS = 260
+NAMES = ["greedy", "uniform_progress", "slack_reserve", "widening_reserve"]
 
 
-@dataclass
-class Machine:
-    instance: Instance
-    market: MarketKind
-    from_step: int
-    beat: int = 0
-    over: bool = False
+class Exact(Stage):
+    """An episode whose controller looks once a tick and is told exactly what the fast simulation knows."""
 
-
-class Replay:
-    """A provider with one spot zone that replays a trace, and on-demand; knows what is up. Implements Provider."""
-
-    def __init__(self, clock: VirtualClock, up: Sequence[bool], start: int) -> None:
-        self.clock, self.up, self.start = clock, up, start
-        self.machines: list[Machine] = []
-        self.step = 0  # committed
-
-    @property
-    def tick(self) -> int:
-        return self.start + int(self.clock.at_s // GAP_S)
-
-    def offers(self) -> Sequence[Offer]:
-        begin = self.tick
-        while begin > 0 and self.up[begin - 1] == self.up[self.tick]:
-            begin -= 1
-        since = EPOCH + timedelta(seconds=(begin - self.start) * GAP_S)
-        common = {
-            "provider": "sim",
-            "region": "sim1",
-            "zone": "z",
-            "instance_type": "g5.xlarge",
-            "on_demand_usd_per_hour": Decimal(3),
-        }
-        return (
-            Offer(market=MarketKind.SPOT, price_usd_per_hour=Decimal(1), up=self.up[self.tick], since=since, **common),
-            Offer(market=MarketKind.ON_DEMAND, price_usd_per_hour=Decimal(3), **common),
-        )
-
-    def launch(self, request: LaunchRequest) -> Instance:
-        assert request.offer.market is MarketKind.ON_DEMAND or self.up[self.tick], "spot is not there"
-        instance = Instance(
-            id=f"i-{len(self.machines)}",
-            job_id=request.job_id,
-            attempt=request.attempt,
-            token=request.token,
-            pool=request.offer.pool,
-            state=InstanceState.PENDING,
-            launched_at=self.clock.now(),
-        )
-        self.machines.append(Machine(instance=instance, market=request.offer.market, from_step=self.step))
-        return instance
-
-    def observe(self, job_id: str) -> Sequence[Instance]:
-        return [machine.instance for machine in self.machines]
-
-    def terminate(self, instance_id: str) -> None:
-        raise AssertionError("every machine ends by itself")
-
-    def prices(self, offer: Offer, start: datetime, end: datetime) -> tuple[PriceStep, ...]:
-        return (PriceStep(at=EPOCH - timedelta(days=9), usd_per_hour=offer.price_usd_per_hour),)
-
-    def end(self, machine: Machine, cause: EndCause, at: datetime) -> None:
-        machine.over = True
-        machine.instance = replace(machine.instance, state=InstanceState.ENDED, ended_at=at, end_cause=cause)
-
-
-class Stage:
-    """One episode in the real controller."""
-
-    def __init__(self, directory: Path, up: Sequence[bool], start: int, case: Case, rule: NamedRule) -> None:
-        self.case, self.clock, self.store = case, VirtualClock(), MemoryStore()
-        self.steps = round(case.work_s / 60)
-        self.policy = Ruled(rule=rule, look=timedelta(seconds=GAP_S))
-        self.provider = Replay(self.clock, up, start)
-        chance, journal = random.Random(0), Journal(directory / "journal.db")
-        limits = {"max_run": f"{case.deadline_s:g}s", "max_wait": f"{case.deadline_s:g}s", "on_shortage": "on_demand"}
-        spec = JobSpec.model_validate(
-            {"name": "job", "command": "x", "limits": limits, "checkpoint": {"uri": "memory://runs"}}
-        )
-        job_id = journal.submit(spec, at=self.clock.now(), chance=chance, workdir="/work")
-        outside = Outside(
-            home=directory,
-            connect=lambda spec, *, job_id, submitted_at, clock, workdir: self.provider,
-            open_store=lambda uri, options=None: self.store,
-            job_clock=lambda spec, submitted_at: self.clock,
-            wall=self.clock,
-            chance=chance,
-            place=self.place,
-            move=self.move,
-        )
-        lease = Lease(journal, owner="one", clock=self.clock, ttl_s=1e9)
-        lease.ensure()
-        self.reconciler = Reconciler(job_id, journal=journal, lease=lease, outside=outside, timing=Timing())
+    def __init__(self, recording: Recording, rule: NamedRule) -> None:
+        case, gang = recording.case, recording.nodes > 1
+        deadline = f"{case.deadline_s:g}s"
+        limits = {"max_run": deadline, "max_wait": deadline, "on_shortage": "on_demand" if case.may_buy else "wait"}
+        spec: dict[str, Any] = {"limits": limits, "checkpoint": {"uri": "s3://runs/x" if gang else "memory://runs"}}
+        if gang:
+            spec |= {"provider": "ec2", "resources": {"instance_types": ["g5.xlarge"], "nodes": recording.nodes}}
+        timing = Timing(poll_s=GAP_S, poll_wall_s=GAP_S, poll_wall_max_s=GAP_S)
+        super().__init__(recording, spec, timing, place=self.place, move=self.move)
+        self.policy = Ruled(rule=rule, look=timedelta(seconds=GAP_S), lasts=True)
 
     def decide(self, job: Job, offers: Sequence[Offer], at: datetime) -> Decision:
-        seen = situation(job, now=at, offers=offers, changeover=timedelta(seconds=self.case.changeover_s))
-        exact = {"steps_done": self.provider.step, "steps_total": self.steps, "steps_per_s": 1 / 60}
-        return self.policy.decide(replace(seen, rate_margin=1.0, interval=timedelta(0), **exact))
+        case, committed = self.case, self.provider.step
+        seen = situation(job, now=at, offers=offers, changeover=timedelta(seconds=case.changeover_s))
+        reached = next((machine.reached for machine in self.provider.living()), committed)
+        undone = reached - committed if case.interval_s else 0
+        exact = {
+            "steps_done": reached,
+            "steps_total": self.steps,
+            "steps_per_s": 1.0,
+            "rate_margin": 1.0,
+            "undone": timedelta(seconds=undone),
+            "interval": timedelta(seconds=case.interval_s),
+            "saves": True,
+            "state_bytes": round(case.moving_price / EGRESS_USD_PER_GB * GB),
+        }
+        return self.policy.decide(replace(seen, **exact))  # type: ignore[arg-type]
 
-    def place(self, job: Job, offers: Sequence[Offer], at: datetime) -> Placed | Waited:
+    def place(self, job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta) -> Placed | Waited:
         decision = self.decide(job, offers, at)
         if isinstance(decision, Wait):
             return Waited(at=at, until=at + timedelta(seconds=GAP_S), reason=decision.reason)
         assert isinstance(decision, LaunchOffer)
         return placed(job, decision.offer, at, reason=decision.reason)
 
-    def move(self, job: Job, offers: Sequence[Offer], at: datetime) -> MoveDecided | None:
+    def move(self, job: Job, offers: Sequence[Offer], at: datetime, polled: timedelta) -> MoveDecided | None:
         decision = self.decide(job, offers, at)
         if not isinstance(decision, Move):
             return None
@@ -167,95 +81,147 @@ class Stage:
     def play(self) -> Job:
         """To the end of the job."""
         while True:
-            for machine in self.provider.machines:
-                if not machine.over and machine.market is MarketKind.SPOT and not self.provider.up[self.provider.tick]:
-                    self.provider.end(machine, EndCause.INTERRUPTED, self.clock.now())
             for _ in range(ROUNDS):
+                before = self.reconciler.seq
                 self.reconciler.turn()
                 assert self.reconciler.problems == []
-                check_invariants(self.reconciler.job)
-                self._listen()
-            if self.reconciler.job.phase.is_end:
-                return self.reconciler.job
-            self.clock.at_s += GAP_S
-            for machine in self.provider.machines:
-                if not machine.over:
-                    self._train(machine)
-
-    def _listen(self) -> None:
-        for machine in self.provider.machines:
-            place = Place(machine.instance.attempt)
-            control = parse(Control, self.store.read(place.control))
-            if not machine.over and control is not None and control.ask is Ask.STOP:
-                self._say(machine, Outcome.STOPPED, self.clock.now())
-
-    def _train(self, machine: Machine) -> None:
-        """What it did until now: a step a minute, each committed."""
-        begun = machine.instance.launched_at + timedelta(seconds=self.case.changeover_s)
-        done = int((self.clock.now() - begun).total_seconds() // 60)
-        self.provider.step = max(self.provider.step, min(self.steps, machine.from_step + max(0, done)))
-        if done >= 0:
-            machine.beat += 1
-            beat = Heartbeat(
-                attempt=machine.instance.attempt,
-                beat=machine.beat,
-                at=self.clock.now(),
-                progress=self._progress(begun),
-            )
-            self.store.write(Place(machine.instance.attempt).heartbeat, [beat.to_bytes()])
-        if self.provider.step >= self.steps:
-            self._say(machine, Outcome.COMPLETED, begun + timedelta(minutes=self.steps - machine.from_step))
-
-    def _progress(self, begun: datetime) -> Progress:
-        now, step = self.clock.now(), self.provider.step
-        return Progress(
-            phase=TrainingPhase.TRAINING,
-            at=now,
-            step=step,
-            total_steps=self.steps,
-            training_at=begun,
-            commits=step,
-            last_commit=Commit(step=step, at=now, captured_at=now) if step else None,
-        )
-
-    def _say(self, machine: Machine, outcome: Outcome, at: datetime) -> None:
-        attempt = machine.instance.attempt
-        said = Exit(attempt=attempt, outcome=outcome, at=at, exit_code=0)
-        self.store.write(Place(attempt).exit, [said.to_bytes()])
-        self.provider.end(machine, EndCause.EXITED, at)
+                check_invariants(self.job)
+                self.listen()
+                if self.reconciler.seq == before:
+                    break
+            if self.job.phase.is_end:
+                return self.job
+            self.go(GAP_S)
 
 
-@pytest.mark.parametrize("name", ["greedy", "uniform_progress", "slack_reserve", "widening_reserve"])
-@pytest.mark.parametrize("changeover_s", [300.0, 900.0])
-def test_the_fast_simulation_is_the_controller_to_the_tick(tmp_path: Path, name: str, changeover_s: float) -> None:
-    """Random traces, loose and tight deadlines: the bill, the end, the machines and the losses are the same."""
-    dice = np.random.default_rng(int(changeover_s))
-    moves = 0
-    for episode in range(2):
-        up = np.repeat(dice.random(60) < 0.55, dice.integers(1, 9, 60))
-        deadline_s = 4 * 3600.0 + changeover_s + float(dice.choice([600, 3600, 7200]))
-        case = Case(work_s=4 * 3600.0, deadline_s=deadline_s, changeover_s=changeover_s, on_demand_price=3.0)
-        start = int(dice.integers(0, 50))
-        rule = RULES[name]
-        scene = make_scene([Pool(up=up)], gap_s=GAP_S)
-        row = interpreted(rule.rule)(scene, np.array([start]), case, rule.constants(case))[0]
-        fast = dict(zip(COLUMNS, row.tolist(), strict=True))
+def runs(dice: np.random.Generator, share: float) -> np.ndarray:
+    """Capacity that comes and goes."""
+    return np.resize(np.repeat(dice.random(TICKS) < share, dice.integers(1, 9, TICKS)), TICKS)
 
-        directory = tmp_path / str(episode)
-        directory.mkdir()
-        stage = Stage(directory, up.tolist(), start, case, rule)
-        job = stage.play()
-        machines = [machine.instance for machine in stage.provider.machines]
-        hours = dict.fromkeys(MarketKind, 0.0)
-        for machine in stage.provider.machines:
-            ended_at = machine.instance.ended_at
-            assert ended_at is not None
-            hours[machine.market] += (ended_at - machine.instance.launched_at).total_seconds() / 3600
-        assert job.cause == ""
-        assert hours[MarketKind.SPOT] + 3 * hours[MarketKind.ON_DEMAND] == pytest.approx(fast["cost"])
-        assert (max(it.ended_at for it in machines if it.ended_at) - EPOCH).total_seconds() == fast["finish_s"]
-        assert len(machines) == fast["changeovers"]
-        assert job.interruptions == fast["interruptions"]
-        assert fast["late"] == 0
-        moves += sum(bool(attempt.moving_to) for attempt in job.attempts)
-    assert moves > 0 or name == "greedy", "no episode in which a machine was given up proves nothing about moves"
+
+def prices(dice: np.random.Generator, *choices: float) -> np.ndarray:
+    """Prices that hold for hours. Binary fractions: dollars of the controller are decimal, those of the simulation floats."""
+    return np.resize(np.repeat(dice.choice(choices, TICKS), dice.integers(3, 25, TICKS)), TICKS)
+
+
+def case(dice: np.random.Generator, changeover_s: float, **more: Any) -> Case:
+    slack_s = float(dice.choice([600, 3600, 7200, 4 * 3600]))
+    work_s = float(more.pop("work_s", 4 * 3600.0))
+    return Case(
+        work_s=work_s,
+        deadline_s=work_s + changeover_s + slack_s,
+        changeover_s=changeover_s,
+        **{"on_demand_price": 3.0, **more},
+    )
+
+
+def one_zone(dice: np.random.Generator) -> Recording:
+    """At one price, without lost work."""
+    return Recording(gap_s=GAP_S, pools=(Pool(up=runs(dice, 0.55)),), case=case(dice, float(dice.choice([300, 900]))))
+
+
+def several_zones(dice: np.random.Generator) -> Recording:
+    """Three zones whose prices move, so that a job on spot moves to cheaper spot."""
+    pools = tuple(Pool(up=runs(dice, 0.8), price=prices(dice, 0.25, 0.5, 1.0, 2.0)) for _ in range(3))
+    return Recording(gap_s=GAP_S, pools=pools, case=case(dice, 300.0, work_s=9 * 3600.0))
+
+
+def lost_work(dice: np.random.Generator) -> Recording:
+    """Checkpoints every half hour; some losses are announced; starts take a third, two thirds or all of their bound."""
+    pools = tuple(
+        Pool(up=runs(dice, 0.6), price=prices(dice, 0.5, 1.0), noticed=dice.random(TICKS) < 0.5) for _ in range(2)
+    )
+    delay = dice.choice([300 / 900, 600 / 900, 1.0], TICKS)
+    return Recording(gap_s=GAP_S, pools=pools, case=case(dice, 900.0, interval_s=1800.0), delay=delay)
+
+
+def gang(dice: np.random.Generator) -> Recording:
+    """Four machines, all or none, in zones that have two to six of them."""
+    counts = [np.resize(np.repeat(dice.integers(2, 7, TICKS), dice.integers(1, 9, TICKS)), TICKS) for _ in range(2)]
+    pools = tuple(Pool(up=count >= 4, price=prices(dice, 0.5, 0.75)) for count in counts)
+    return Recording(gap_s=GAP_S, pools=pools, case=case(dice, 300.0, interval_s=1200.0), nodes=4)
+
+
+def closed_zones(dice: np.random.Generator) -> Recording:
+    """Zones that keep what runs and start nothing, for a while; offers tell so."""
+    pools = tuple(Pool(up=runs(dice, 0.7), opened=dice.random(TICKS) < 0.5) for _ in range(2))
+    return Recording(gap_s=GAP_S, pools=pools, case=case(dice, 300.0))
+
+
+STORIES = [one_zone, several_zones, lost_work, gang, closed_zones]
+
+
+def refusals(dice: np.random.Generator) -> Recording:
+    """The same, and only a launch tells."""
+    return replace(closed_zones(dice), tells=False)
+
+
+def spot_only(dice: np.random.Generator) -> Recording:
+    """On-demand is never bought; the state is brought from region to region for a dollar."""
+    recording = several_zones(dice)
+    case = recording.case
+    whole_s = case.deadline_s // GAP_S * GAP_S  # its end is seen at a tick
+    return replace(recording, case=case._replace(may_buy=False, moving_price=1.0, deadline_s=whole_s))
+
+
+def agree(recording: Recording, name: str) -> tuple[Exact, dict[str, float]]:
+    """Plays it twice and compares."""
+    rule, whole = RULES[name], recording.whole_case
+    row = interpreted(rule.rule)(recording.scene, np.array([recording.start]), whole, rule.constants(whole))[0]
+    fast = dict(zip(COLUMNS, row.tolist(), strict=True))
+    stage = Exact(recording, rule)
+    job = stage.play()
+    ends = [machine.instance.ended_at for machine in stage.provider.machines]
+    assert (job.phase is Phase.COMPLETED) == (fast["late"] == 0), job.cause
+    assert stage.cost() == pytest.approx(fast["cost"])
+    if fast["late"] == 0:
+        assert (max(at for at in ends if at is not None) - EPOCH).total_seconds() == fast["finish_s"]
+    assert len(stage.provider.machines) == fast["changeovers"]
+    assert job.interruptions == fast["interruptions"]
+    assert sum(it.moving_to.endswith("/spot") for it in job.attempts if it.market == "spot") == fast["moves"]
+    return stage, fast
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("story", STORIES)
+def test_the_fast_simulation_is_the_controller_to_the_tick(
+    story: Callable[[np.random.Generator], Recording], name: str
+) -> None:
+    """Random markets, loose and tight deadlines: the bill, the end, the machines, the losses and the moves are the same."""
+    dice = np.random.default_rng(7)
+    late = 0.0
+    for _ in range(2):
+        recording = replace(story(dice), start=int(dice.integers(0, 100)))
+        _, fast = agree(recording, name)
+        late += fast["late"]
+    assert late == 0
+
+
+def test_they_agree_where_only_a_launch_tells_what_can_be_had() -> None:
+    """Refused, the controller tries the next pool in the same instant, and ends where the simulation is at once."""
+    dice = np.random.default_rng(3)
+    refused = 0
+    for _ in range(3):
+        stage, _ = agree(replace(refusals(dice), start=int(dice.integers(0, 100))), "greedy")
+        refused += sum(attempt.launched_at is None for attempt in stage.job.attempts)
+    assert refused > 0
+
+
+def test_they_agree_on_a_job_that_waits_for_spot() -> None:
+    """Late or not; moves between regions are paid for."""
+    dice = np.random.default_rng(5)
+    told = [agree(replace(spot_only(dice), start=int(dice.integers(0, 100))), "widening_reserve") for _ in range(4)]
+    assert all(machine.is_spot for stage, _ in told for machine in stage.provider.machines)
+
+
+def test_the_stories_hold_what_they_are_told_for() -> None:
+    """Moves to cheaper spot, moves between markets, losses of work and machines: none of it is missing."""
+    dice = np.random.default_rng(11)
+    seen = dict.fromkeys(("moves", "lost_s", "interruptions", "on_demand_s"), 0.0)
+    back = 0
+    for number, story in enumerate((several_zones, several_zones, lost_work, lost_work, lost_work, lost_work, gang)):
+        stage, fast = agree(replace(story(dice), start=number), "slack_reserve")
+        seen = {key: value + fast[key] for key, value in seen.items()}
+        back += sum(it.market == "on_demand" and it.moving_to.endswith("/spot") for it in stage.job.attempts)
+    assert min(seen.values()) > 0
+    assert back > 0

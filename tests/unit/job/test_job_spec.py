@@ -86,6 +86,19 @@ BAD: list[tuple[str, str, str]] = [
     ("limits.max_wait", "soon", f"'soon' is not a duration; {UNIT}"),
     ("limits.max_wait", "366d", "must be 0.001s to 365d, not 366d"),
     ("limits.on_shortage", "ondemand", "must be wait or on_demand, not 'ondemand'"),
+    (
+        "limits.policy",
+        "thrifty",
+        "must be widening_reserve, slack_reserve, uniform_progress, greedy or on_demand, not 'thrifty'",
+    ),
+    (
+        "limits.policy",
+        "greedy",
+        (
+            "greedy says when on-demand is bought, and on_shortage is wait, so it never is; set on_shortage: on_demand, or leave "
+            "policy out"
+        ),
+    ),
     ("limits.budget_usd", "$40", "must be a number, not '$40'"),
     ("limits.budget_usd", "0", "must be more than 0, not '0'"),
     ("limits.budget_usd", "-3", "must be more than 0, not '-3'"),

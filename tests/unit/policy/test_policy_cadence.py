@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spotrun.policy import FixedInterval, YoungDaly, notice_save_due
@@ -93,6 +93,7 @@ def test_a_notice_asks_for_a_save_at_once_and_one_at_the_end(
     assert notice_save_due(now_s=now_s, deadline_s=120.0, saves=saves, durable_s=durable_s, step_s=step_s) is due
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # four hundred numbers take their time on a busy computer
 @given(
     step_s=st.floats(0.01, 20),
     durable_s=st.floats(0, 70),

@@ -44,7 +44,7 @@ def zones(data: st.DataObject, ticks: int, count: int) -> list[Pool]:
         pools.append(
             Pool(
                 up=up,
-                price=data.draw(st.floats(0.1, 9)),
+                price=np.resize(np.array(data.draw(st.lists(st.floats(0.1, 9), min_size=1, max_size=30))), ticks),
                 noticed=np.full(ticks, data.draw(st.booleans())),
                 opened=up & np.resize(np.array(data.draw(st.lists(st.booleans(), min_size=1, max_size=4))), ticks),
             )
@@ -159,9 +159,9 @@ def test_the_zone_that_is_expected_to_last_is_taken() -> None:
     """An old run rather than a new one; the cheaper one where both are as old; no move where egress costs more."""
     ticks = 60
     old, new = np.full(ticks, True), np.arange(ticks) >= 20
-    assert make_scene([Pool(up=new), Pool(up=old)], gap_s=600.0).best[30] == 1
-    assert make_scene([Pool(up=old, price=2.0), Pool(up=old)], gap_s=600.0).best[30] == 1
-    assert make_scene([Pool(up=~old), Pool(up=~old)], gap_s=600.0).best[30] == -1
+    assert make_scene([Pool(up=new), Pool(up=old)], gap_s=600.0).best[-1, 30] == 1
+    assert make_scene([Pool(up=old, price=2.0), Pool(up=old)], gap_s=600.0).best[-1, 30] == 1
+    assert make_scene([Pool(up=~old), Pool(up=~old)], gap_s=600.0).best[-1, 30] == -1
     with pytest.raises(ValueError, match="prices must be positive"):
         make_scene([Pool(up=old, price=-1.0)], gap_s=600.0)
     with pytest.raises(ValueError, match="same number of ticks"):
@@ -172,11 +172,13 @@ def test_compiled_and_plain_are_the_same_to_the_bit() -> None:
     """Thousands of episodes through machine code and through the interpreter."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(3)
+    moves = 0.0
     for name, policy in RULES.items():
         case = Case(work_s=4 * 3600.0, deadline_s=6 * 3600.0, changeover_s=360.0, interval_s=1800.0)
         constants = policy.constants(case)
         up = np.repeat(rng.random((2, 200)) < 0.6, rng.integers(2, 9), axis=1)
-        pools = [Pool(up=line, price=price) for line, price in zip(up, (1.0, 1.2), strict=True)]
+        dearer = np.repeat(rng.choice([0.3, 1.2, 2.0], (2, up.shape[1] // 9 + 1)), 9, axis=1)[:, : up.shape[1]]
+        pools = [Pool(up=line, price=price) for line, price in zip(up, dearer, strict=True)]
         scene = make_scene(pools, gap_s=600.0, delay=rng.random(up.shape[1]))
         starts = rng.integers(0, up.shape[1] - 48, 120).astype(np.int64)
         for deadline_h in (4.2, 5, 8):
@@ -184,6 +186,9 @@ def test_compiled_and_plain_are_the_same_to_the_bit() -> None:
             fast = compiled(policy.rule)(scene, starts, case, constants)
             slow = plain(policy.rule)(scene, starts, case, constants)
             assert fast.tolist() == slow.tolist(), name
+            moves += fast[:, COLUMNS.index("moves")].sum()
+
+    assert moves > 0
 
 
 def brute_force(up: list[str], case: Case, gap_s: float) -> float:

@@ -35,13 +35,13 @@ from spotrun.market.offer import MarketKind, Offer
 from spotrun.policy import (
     Cooldown,
     Decision,
-    Greedy,
     Interruption,
     LaunchOffer,
     Move,
     Ruled,
     Running,
     Situation,
+    SpotOnly,
     Stay,
     Wait,
     expected_changeover,
@@ -126,7 +126,7 @@ GREEDY: dict[str, tuple[Situation, str]] = {
 @pytest.mark.parametrize(("before", "decision"), GREEDY.values(), ids=list(GREEDY))
 def test_greedy_takes_the_cheapest_pool_that_may_have_capacity(before: Situation, decision: str) -> None:
     """Where, or until when."""
-    assert short(Greedy().decide(before)) == decision
+    assert short(SpotOnly().decide(before)) == decision
 
 
 BUY = {"on_shortage": "on_demand"}
@@ -136,7 +136,7 @@ HOUR = timedelta(hours=1)
 DEADLINE: dict[str, tuple[Situation, str]] = {
     "slack enough: as the inner policy": (seen(limits=BUY, changeover=HOUR), "z2/spot"),
     "slack enough and no spot: wait": (seen(1, limits=BUY, changeover=HOUR, refusals=RESTING), "wait 60"),
-    "nothing is offered: ask again in five minutes": (seen(239, limits=BUY, changeover=HOUR, offers=()), "wait 244"),
+    "nothing is offered: ask again in five minutes": (seen(239, limits=BUY, changeover=HOUR, offers=()), "wait 240"),
     "no slack left: on demand, even if there is spot": (seen(240, limits=BUY, changeover=HOUR), "z1/on_demand"),
     "the same, when waiting is what the user chose": (seen(240, changeover=HOUR), "z2/spot"),
     "what was trained leaves slack": (seen(240, limits=BUY, changeover=HOUR, trained=HOUR), "z2/spot"),
@@ -192,7 +192,7 @@ def test_on_demand_is_bought_when_the_slack_is_used_up(before: Situation, decisi
 
 def test_the_limits_choose_the_policy() -> None:
     """The user's word is the permission to buy on-demand."""
-    assert placement(Limits()) == Greedy()
+    assert placement(Limits()) == SpotOnly()
     assert placement(Limits(on_shortage="on_demand")) == Ruled()
 
 
@@ -296,7 +296,7 @@ REASONS: dict[str, tuple[Situation, str]] = {
             spot_ended_at=at(5),
         ),
         (
-            "waiting: slack 5 h 50 min, reserve 43 min 04 s, 45.8 % of recorded outages of this age were over within half an "
+            "waiting: slack 5 h 50 min, reserve 43 min 04 s by widening_reserve, 45.8 % of recorded outages of this age were over within half an "
             "hour; no spot pool can be tried now (z2/g5.xlarge interrupted 5 min ago); next try 12:15 "
             "UTC; 11 h 50 min of max_wait left"
         ),
@@ -440,16 +440,17 @@ def test_a_situation_is_gathered_from_the_job() -> None:
         commits=1,
         last_commit=commit,
     )
-    job = fold(
-        journal(
-            placed(1, 4, "z1"),
-            Launched(at=at(5), attempt=1, instance_id="i-1", launched_at=at(5)),
-            Progressed(at=at(31), attempt=1, progress=progress),
-            AttemptEnded(at=at(40), attempt=1, ended_at=at(40), reason=EndReason.INTERRUPTED),
-            placed(2, 41, "z2"),
-            LaunchRefused(at=at(41), attempt=2, refusal=RefusalKind.CAPACITY, answer="none"),
-        )
+    story = (
+        placed(1, 4, "z1"),
+        Launched(at=at(5), attempt=1, instance_id="i-1", launched_at=at(5)),
+        Progressed(at=at(31), attempt=1, progress=progress),
+        AttemptEnded(at=at(40), attempt=1, ended_at=at(40), reason=EndReason.INTERRUPTED),
+        placed(2, 41, "z2"),
+        LaunchRefused(at=at(41), attempt=2, refusal=RefusalKind.CAPACITY, answer="none"),
     )
+    runs = situation(fold(journal(*story[:3])), now=at(32), offers=SPOT)
+    assert (runs.steps_done, runs.undone, runs.saves) == (95, timedelta(seconds=15 / 0.5 * 1.1), True)
+    job = fold(journal(*story))
     gathered = situation(job, now=at(42), offers=SPOT)
     assert gathered == Situation(
         now=at(42),
@@ -465,10 +466,11 @@ def test_a_situation_is_gathered_from_the_job() -> None:
         changeover=timedelta(minutes=9),  # 6 min from placing to training, half as much again
         spot_ended_at=at(40),
         interval=timedelta(hours=1),  # nothing says where to save: max_run
+        region="us-east-1",
     )
     assert gathered.work_left == timedelta(seconds=420 / 0.5 * 1.1)
     assert situation(job, now=at(101), offers=()).interruptions == ()
-    assert short(Greedy().decide(gathered)) == "z2/spot"  # its pause is over
+    assert short(SpotOnly().decide(gathered)) == "z2/spot"  # its pause is over
 
 
 def test_before_the_first_start_the_changeover_is_what_is_usual() -> None:
