@@ -34,7 +34,7 @@ def draw_fan(found: Outlook, *, title: str) -> str:
     parts = [*_frame(plane, title), *_deadline(plane, found.work.deadline_s / 3600)]
     for number, it in enumerate(shown):
         parts += _prospect(plane, it, _COLOURS[number])
-        parts += _legend(it, number)
+        parts += _legend(it, number, is_chosen=it is found.forecast.chosen)
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" '
@@ -93,9 +93,10 @@ def _prospect(plane: _Plane, it: Prospect, colour: str) -> Iterator[str]:
     yield f'<circle cx="{plane.x(it.finish_s[1] / 3600):.1f}" cy="{plane.y(it.cost_usd[1]):.1f}" r="5" fill="{colour}"/>'
 
 
-def _legend(it: Prospect, number: int) -> Iterator[str]:
+def _legend(it: Prospect, number: int, *, is_chosen: bool) -> Iterator[str]:
     x, y = _WIDTH - _RIGHT + 18, _TOP + 12 + number * 36
     yield f'<circle cx="{x:g}" cy="{y - 4:g}" r="5" fill="{_COLOURS[number]}"/>'
-    yield f'<text x="{x + 12:g}" y="{y:g}">{escape(it.rule)}</text>'
+    name = f"{it.rule} (this job)" if is_chosen else it.rule
+    yield f'<text x="{x + 12:g}" y="{y:g}">{escape(name)}</text>'
     middle = f"${it.cost_usd[1]:.2f}, {it.finish_s[1] / 3600:.1f} h, {it.in_time:.0%} in time"
     yield f'<text x="{x + 12:g}" y="{y + 15:g}" fill="#666">{middle}</text>'

@@ -80,6 +80,8 @@ def _show_forecast(spec: JobSpec, outside: Outside, console: Console) -> None:
         console.print(f"no forecast: {error}", style="yellow", markup=False, highlight=False)
         return
     console.print(sentence(found), markup=False, highlight=False)
+    if found.warning:
+        console.print(found.warning, style="yellow", markup=False, highlight=False)
 
 
 def candidates_of(spec: JobSpec, outside: Outside) -> Sequence[Candidate]:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from spotrun.job import AttemptPhase, Heartbeat, Job, Phase
+from spotrun.job import AttemptPhase, Heartbeat, Job, OnShortage, Phase
 from spotrun.job.message import Progress, TrainingPhase
 from spotrun.units import format_bytes, format_duration, format_usd
 
@@ -103,6 +103,8 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
     if news is not None:
         rows.append(("step", _steps(news)))
         rows.append(("last commit", Text(_commit(news, now))))
+    if job.spec.limits.on_shortage is OnShortage.ON_DEMAND:
+        rows.append(("policy", Text(f"{job.spec.limits.policy.value} buys on-demand in time for max_wait")))
     rows.append(("time", Text(_time(job, now))))
     if money is not None:
         rows.append(

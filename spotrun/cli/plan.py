@@ -64,6 +64,9 @@ def plan(
         return
     console = Console()
     console.print(table(found))
+    console.print("* the job as it is written", style="dim", highlight=False)
+    if found.warning:
+        console.print(f"\n{found.warning}", style="yellow", markup=False, highlight=False)
     every = _span(found.forecast.chosen.interval_s)
     console.print(f"\nsave every {every}: of all intervals that wastes least, for saves of a second", highlight=False)
     console.print("assumed:", highlight=False)
@@ -75,7 +78,7 @@ def plan(
 
 def rows(found: Outlook) -> list[dict[str, Any]]:
     """One row for each prospect; the first is the job as it is written."""
-    return [_row(prospect) for prospect in found.forecast.prospects]
+    return [_row(it) | {"chosen": it is found.forecast.chosen} for it in found.forecast.prospects]
 
 
 def document(found: Outlook) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def document(found: Outlook) -> dict[str, Any]:
         "max_wait_s": found.work.deadline_s,
         "changeover_s": found.work.changeover_s,
         "assumptions": list(found.assumptions),
+        "warning": found.warning or None,
         "prospects": rows(found),
     }
 
@@ -130,8 +134,10 @@ def _row(it: Prospect) -> dict[str, Any]:
 
 
 def _label(it: Prospect, *, everything: bool) -> str:
-    """The rule, on all pools; or the pool, alone."""
-    return it.rule if everything or len(it.pools) != 1 else it.pools[0].removesuffix("/spot")
+    """The rule, on all pools, with a star for the job as it is written; or the pool, alone."""
+    if everything:
+        return f"{it.rule} *"
+    return it.rule if len(it.pools) != 1 else it.pools[0].removesuffix("/spot")
 
 
 def _money(value: float) -> str:

@@ -16,6 +16,7 @@ from spotrun.job import (
     LaunchRefused,
     MoveDecided,
     Noticed,
+    OnShortage,
     Phase,
     Placed,
     Progressed,
@@ -39,7 +40,7 @@ def tell(event: Event, before: Job | None, after: Job) -> str:
         before: the job without the event, None for the first.
         after: the job with it.
     """
-    sentence = _launched(event, after) if isinstance(event, Launched) else _sentence(event, before)
+    sentence = _launched(event, after) if isinstance(event, Launched) else _sentence(event, before, after)
     if after.phase.is_end and (before is None or not before.phase.is_end):
         ended = f"{after.phase.value}" + (
             f": {after.cause}" if after.cause and after.phase is not Phase.COMPLETED else ""
@@ -48,10 +49,10 @@ def tell(event: Event, before: Job | None, after: Job) -> str:
     return sentence
 
 
-def _sentence(event: Event, before: Job | None) -> str:
+def _sentence(event: Event, before: Job | None, after: Job) -> str:
     match event:
         case Submitted():
-            return f"submitted {event.job_id}"
+            return _submitted(event, after)
         case Placed():
             return ""  # told with its answer
         case Waited():
@@ -80,6 +81,12 @@ def _sentence(event: Event, before: Job | None) -> str:
             return ""
         case _:
             assert_never(event)
+
+
+def _submitted(event: Submitted, after: Job) -> str:
+    limits = after.spec.limits
+    policy = f"; {limits.policy.value} buys on-demand in time for max_wait"
+    return f"submitted {event.job_id}" + (policy if limits.on_shortage is OnShortage.ON_DEMAND else "")
 
 
 def _refused(event: LaunchRefused, before: Job | None) -> str:

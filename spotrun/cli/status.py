@@ -51,6 +51,8 @@ def status(
     console.print(panel(state, beat, now=accountant.clock.now(), money=money, scale=scale))
     if found is not None:
         console.print(sentence(found, still=True), markup=False, highlight=False)
+        if found.warning:
+            console.print(found.warning, style="yellow", markup=False, highlight=False)
     if state.cause:
         console.print(state.cause, markup=False)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from spotrun.controller import Accountant
 from spotrun.cost import measure_savings
-from spotrun.job import Attempt, Heartbeat
+from spotrun.job import Attempt, Heartbeat, OnShortage
 
 __all__ = ["summary"]
 
@@ -23,6 +23,7 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
     return {
         "job": job.id,
         "phase": job.phase.value,
+        "policy": limits.policy.value if limits.on_shortage is OnShortage.ON_DEMAND else "spot_only",
         "ending": None if job.ending is None else job.ending.phase.value,
         "cause": job.cause,
         "submitted_at": job.submitted_at.isoformat(),

@@ -21,7 +21,8 @@ from spotrun.market.generator import GeneratorConfig, generated_timeline
 from spotrun.market.offer import MarketKind, Offer, mean_price_usd_per_hour
 from spotrun.market.trace import read_trace, trace_timeline
 from spotrun.market.zone import Zone
-from spotrun.policy.forecast import EPISODES, FORECAST_RULES, Forecast, Stretch, Work, forecast
+from spotrun.policy.catalogue import named
+from spotrun.policy.forecast import EPISODES, FORECAST_RULES, Forecast, Prospect, Stretch, Work, forecast
 from spotrun.policy.situation import situation, usual_changeover
 from spotrun.providers.provider import Provider
 from spotrun.units import format_duration, format_percent, format_usd
@@ -38,6 +39,7 @@ _BRIEFLY = 80  # episodes of a forecast in one line
 _POOLS_MAX = 6  # the cheapest; a forecast of fifty pools says no more, and takes minutes
 _LATELY = timedelta(days=14)  # whose mean spot price is taken: the present one may be a peak; AWS keeps 90 days
 _SEED = 1_000_003  # never the seed of the job's own market: that would be the future itself
+_HARDLY = 0.0005  # a share below this is shown as none
 
 # What is assumed of a cloud's zones when nothing is known of them: the generator's own defaults.
 _UNKNOWN = GeneratorConfig()
@@ -61,12 +63,13 @@ class Guess:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
-    """A forecast, and what it rests on."""
+    """A forecast, what it rests on, and why it cannot be expected to be in time, if so, in a sentence."""
 
     work: Work
     forecast: Forecast
     max_wait: timedelta
     assumptions: tuple[str, ...]
+    warning: str = ""
 
 
 def outlook(
@@ -75,8 +78,8 @@ def outlook(
     """What would come of a submission now; `brief`: only of the job as it is written, from fewer episodes.
 
     Raises:
-        SpecError: a file of the market cannot be read, nothing fits the resources, or the deadline cannot be met even
-            on demand.
+        SpecError: a file of the market cannot be read, nothing fits the resources, or the job cannot be in time whatever it
+            buys.
         ProviderError: the provider could not be asked.
     """
     guess, at = guess or Guess(), outside.wall.now()
@@ -97,14 +100,15 @@ def outlook(
         sizes=sizes,
         deadline=spec.limits.max_wait,
         changeover=changeover,
+        start=changeover,
+        known=guess.work is not None,
         told=[*told, *_sized(spec, sizes)],
         priced=priced,
         guess=guess,
         workdir=workdir,
         brief=brief,
     )
-    if guess.work is not None:
-        _refuse_impossible(spec, share)
+    _refuse_impossible(spec, guess)
     return _looked(spec, offers, share)
 
 
@@ -132,6 +136,9 @@ def look_ahead(job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Pat
         sizes=sizes,
         deadline=max(seen.deadline - now, timedelta(seconds=1)),
         changeover=seen.changeover,
+        start=timedelta(0) if job.attempt is not None else seen.changeover,
+        known=seen.knows_its_end,
+        begun=True,
         spent=job.spent_usd,
         told=told,
         priced=_present(now),
@@ -171,6 +178,9 @@ class _Share:
     sizes: Sequence[_Size]  # the fewest machines first; one where their number is known
     deadline: timedelta
     changeover: timedelta
+    start: timedelta  # that must still come, none for a job that has a machine
+    known: bool  # whether the work is known, or only bounded by max_run
+    begun: bool = False
     spent: Decimal = Decimal(0)
     told: Sequence[str]
     priced: str  # where the prices come from
@@ -202,9 +212,10 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
     ]
     episodes = _BRIEFLY if share.brief else EPISODES
     rules = () if share.brief else FORECAST_RULES
+    chosen = named(limits.policy)
     made = _bounded(
         [
-            forecast(work, _of(stretch, size.machines), rules=rules, episodes=episodes)
+            forecast(work, _of(stretch, size.machines), chosen=chosen, rules=rules, episodes=episodes)
             for work, size in zip(works, share.sizes, strict=True)
         ]
     )
@@ -214,6 +225,7 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
         forecast=made,
         max_wait=share.deadline,
         assumptions=(*share.told, *market, prices, _sampled(episodes)),
+        warning=_warning(spec, share, made.chosen),
     )
 
 
@@ -340,14 +352,55 @@ def _generated(config: GeneratorConfig, spec: JobSpec, guess: Guess) -> str:
     return f"{mean}, {known}; {shape}"
 
 
-def _refuse_impossible(spec: JobSpec, share: _Share) -> None:
-    needed = share.work + share.changeover
-    if spec.limits.on_shortage is OnShortage.ON_DEMAND and needed > share.deadline:
+def _refuse_impossible(spec: JobSpec, guess: Guess) -> None:
+    """What is known to fail should not be bought. What is usual for a start is no knowledge: see `_warning`."""
+    limits, work, start = spec.limits, guess.work, guess.changeover
+    if work is not None and work + (start or timedelta(0)) > limits.max_wait:
+        needed = work + (start or usual_changeover(spec))
+        starts = f" and a start {format_duration(start)}" if start else ""
         raise SpecError(
-            f"limits.max_wait: {format_duration(share.deadline)} cannot be met even on demand: the work takes "
-            f"{format_duration(share.work)} and a start {format_duration(share.changeover)}; allow at least "
-            f"{format_duration(needed)}"
+            f"limits.max_wait: {format_duration(limits.max_wait)} cannot be met even on demand: the work takes "
+            f"{format_duration(work)}{starts}; allow at least {format_duration(needed)}"
         )
+    if work is not None and work > limits.max_run:
+        raise SpecError(
+            f"limits.max_run: the job would end as MaxRuntimeExceeded after {format_duration(limits.max_run)}, before its "
+            f"{format_duration(work)} of work are done; allow at least those, and more for work that is lost and done again"
+        )
+
+
+def _warning(spec: JobSpec, share: _Share, chosen: Prospect) -> str:
+    """Why the job cannot be expected to be in time, in one sentence; empty if it can."""
+    work, left = format_duration(share.work), format_duration(share.deadline)
+    needed = share.work + share.start
+    start = f" and up to {format_duration(share.start)} for a start" if share.start else ""
+    if needed > share.deadline and share.known:
+        return f"max_wait cannot be met even on demand: {work} of work{start} do not fit into {left}"
+    if needed > share.deadline:
+        return (
+            f"max_wait leaves {left} for up to {work} of work, which max_run allows,{start}: a training that takes it all "
+            f"cannot be in time, not even on demand. {_better(share)}"
+        )
+    if needed + share.changeover > share.deadline and not share.start:
+        return (
+            f"max_wait leaves {left} for {work} of work: in time only if the present machine lasts, as another start takes "
+            f"up to {format_duration(share.changeover)}"
+        )
+    if chosen.in_time >= _HARDLY:
+        return ""
+    why = f"there is too little spot capacity for {work} of work within {left}, and on_shortage is wait"
+    if chosen.broke > 0:
+        why = f"budget_usd is spent before {work} of work are done in {format_percent(chosen.broke)} of the episodes"
+    elif spec.limits.on_shortage is OnShortage.ON_DEMAND:
+        why = f"{work} of work do not fit into {left} with the interruptions that are to be expected"
+    told = "" if share.known else f". {_better(share)}"
+    return f"{format_percent(chosen.in_time)} in time: {why}{told}"
+
+
+def _better(share: _Share) -> str:
+    if share.begun:
+        return "The training tells no total: spotrun.attach(total_steps=...) does"
+    return f"--work tells how long it really takes; or allow at least {format_duration(share.work + share.start)}"
 
 
 def _usd(value: float) -> Decimal:

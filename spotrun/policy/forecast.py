@@ -121,10 +121,16 @@ class Forecast:
 
 
 def forecast(
-    work: Work, stretch: Stretch, *, rules: Sequence[str] = FORECAST_RULES, seed: int = 0, episodes: int = EPISODES
+    work: Work,
+    stretch: Stretch,
+    *,
+    chosen: NamedRule = DEFAULT,
+    rules: Sequence[str] = FORECAST_RULES,
+    seed: int = 0,
+    episodes: int = EPISODES,
 ) -> Forecast:
-    """The prospects of a job: the default rule on all pools together, each other rule, and each pool alone; with no rules
-    asked for, only the first.
+    """The prospects of a job: its rule on all pools together, each other rule, and each pool alone; with no rules asked for,
+    only the first.
 
     A job that must not buy on-demand has one rule, and on-demand alone is left out.
 
@@ -132,12 +138,12 @@ def forecast(
         ValueError: there is no pool.
     """
     pools = tuple(stretch.up)
-    found = [_prospect(DEFAULT, pools, work, stretch, (seed, episodes))]
+    found = [_prospect(chosen, pools, work, stretch, (seed, episodes))]
     if work.may_buy:
-        others = [RULES[name] for name in rules if name != DEFAULT.name]
+        others = [RULES[name] for name in rules if name != chosen.name]
         found += [_prospect(rule, pools, work, stretch, (seed, episodes)) for rule in others]
-    if len(pools) > 1 and rules:
-        found += [_prospect(DEFAULT, (pool,), work, stretch, (seed, episodes)) for pool in pools]
+    if len(pools) > 1 and rules and chosen.name != "on_demand":
+        found += [_prospect(chosen, (pool,), work, stretch, (seed, episodes)) for pool in pools]
     return Forecast(prospects=tuple(found))
 
 

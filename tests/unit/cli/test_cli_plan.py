@@ -86,6 +86,16 @@ REFUSED = {
     "a trace with a hole": (lambda here: trace(here, [1, None, 1]), (), r"data\[1\] must be a count of instances"),
     "a negative count": (lambda here: trace(here, [1, -1]), (), r"data\[1\] must be a count of instances"),
     "a deadline that on-demand cannot meet": (lambda here: "", ("--work", "9h"), "cannot be met even on demand"),
+    "more work than max_run allows": (
+        lambda here: "",
+        ("--work", "5h"),
+        "would end as MaxRuntimeExceeded after 4 h 00 min",
+    ),
+    "a start that is known to take too long": (
+        lambda here: "",
+        ("--work", "4h", "--changeover", "4h30m"),
+        "cannot be met even on demand: the work takes 4 h 00 min and a start 4 h 30 min; allow at least 8 h 30 min",
+    ),
     "a duration that is none": (lambda here: "", ("--work", "soon"), "--work: 'soon' is not a duration"),
     "no time at all": (lambda here: "", ("--changeover", "0s"), "--changeover: must be longer than nothing"),
     "a negative price": (
@@ -122,6 +132,64 @@ def test_what_cannot_be_planned_is_refused_with_a_sentence(
     assert isinstance(result.exception, SpecError)
     with pytest.raises(SpecError, match=sentence):
         raise result.exception
+
+
+TIGHT = JOB.replace("max_wait: 8h", "max_wait: 4h")
+
+DOUBTED = {
+    "max_run counts, and leaves no time for a start": (
+        TIGHT,
+        "",
+        (),
+        (
+            "a training that takes it all cannot be in time, not even on demand. --work tells how long it really takes; or allow "
+            "at least 4 h 00 min"
+        ),
+    ),
+    "a start as it is usual does not fit": (
+        TIGHT,
+        "",
+        ("--work", "3h59m50s"),
+        "max_wait cannot be met even on demand: 3 h 59 min of work and up to 50 s for a start do not fit into 4 h 00 min",
+    ),
+    "no spot, and nothing else is bought": (
+        JOB.replace(", on_shortage: on_demand", ""),
+        "none",
+        ("--work", "3h"),
+        "0.0 % in time: there is too little spot capacity for 3 h 00 min of work within 8 h 00 min, and on_shortage is wait",
+    ),
+    "no money": (
+        JOB.replace("on_demand}", "on_demand, budget_usd: 0.01}"),
+        "",
+        ("--work", "3h"),
+        "0.0 % in time: budget_usd is spent before 3 h 00 min of work are done in 100.0 % of the episodes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "market", "options", "sentence"), DOUBTED.values(), ids=list(DOUBTED))
+def test_a_job_that_cannot_be_in_time_is_told_why(
+    here: Path, job: str, market: str, options: Sequence[str], sentence: str
+) -> None:
+    """In one sentence, below the table; it may still be launched, as nothing of it is known for sure."""
+    more = trace(here, [0] * 100) if market else ""
+    result = plan(here, *options, "--json", job=job, more=more)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert sentence in told["warning"]
+    assert told["prospects"][0]["in_time"] == 0
+    assert " ".join(sentence.split()[:4]) in " ".join(plan(here, *options, job=job, more=more).stdout.split())
+
+
+def test_the_rule_that_the_job_file_names_is_planned_first_and_marked(here: Path) -> None:
+    """With a star in the table, by name in the drawing; the default is one of the others then."""
+    job = JOB.replace("on_demand}", "on_demand, policy: slack_reserve}")
+    result = plan(here, "--work", "3h", "--picture", "plan.svg", job=job)
+    assert "slack_reserve *" in result.stdout
+    assert "slack_reserve (this job)" in (here / "plan.svg").read_text()
+    told = json.loads(plan(here, "--work", "3h", "--json", job=job).stdout)["prospects"]
+    assert [it["rule"] for it in told if it["chosen"]] == ["slack_reserve"]
+    assert "widening_reserve" in {it["rule"] for it in told}
 
 
 def test_a_job_that_waits_for_spot_is_planned_without_on_demand(here: Path) -> None:
