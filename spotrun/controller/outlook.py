@@ -5,7 +5,7 @@ What is assumed is told with the forecast, each assumption with its source and d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spotrun.controller.gang_forecast import Size, at_prices_of, bounded, shared, sized, sizes_of
 from spotrun.controller.outside import Outside
 from spotrun.errors import ProviderError, SpecError
 from spotrun.job import GeneratorMarket, Job, JobSpec, OnShortage, TraceMarket
@@ -91,10 +92,10 @@ def outlook(
     work = guess.work or spec.limits.max_run
     told = [
         f"{format_duration(work)} of work"
-        + (_shared(spec) if guess.work else ", what max_run allows; --work tells better"),
+        + (shared(spec) if guess.work else ", what max_run allows; --work tells better"),
         f"{format_duration(changeover)} for each start" + ("" if guess.changeover else ", what is usual here"),
     ]
-    sizes = _sizes(spec, work, grows=guess.work is not None)
+    sizes = sizes_of(spec, work, grows=guess.work is not None)
     share = _Share(
         work=work,
         sizes=sizes,
@@ -102,7 +103,7 @@ def outlook(
         changeover=changeover,
         start=changeover,
         known=guess.work is not None,
-        told=[*told, *_sized(spec, sizes)],
+        told=[*told, *sized(spec, sizes)],
         priced=priced,
         guess=guess,
         workdir=workdir,
@@ -122,14 +123,14 @@ def look_ahead(job: Job, offers: Sequence[Offer], now: datetime, *, workdir: Pat
     sights = [situation(job, now=now, offers=offers, nodes=count) for count in counts]
     seen = sights[0]
     sizes = [
-        _Size(machines=count, work=max(it.work_left + it.starting, timedelta(seconds=1)))
+        Size(machines=count, work=max(it.work_left + it.starting, timedelta(seconds=1)))
         for count, it in zip(counts, sights, strict=True)
     ]
     told = [
         f"{format_duration(seen.work_left)} of work left, "
         + ("by steps and their rate" if seen.knows_its_end else "what max_run allows: the training tells no total"),
         f"{format_duration(seen.changeover)} for each start, at most",
-        *_sized(job.spec, sizes),
+        *sized(job.spec, sizes),
     ]
     share = _Share(
         work=sizes[0].work,
@@ -163,19 +164,11 @@ def sentence(found: Outlook, *, still: bool = False) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Size:
-    """So many machines, and how long they take for the work."""
-
-    machines: int
-    work: timedelta
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Share:
     """What of a job is still to come, and what is known of it."""
 
     work: timedelta
-    sizes: Sequence[_Size]  # the fewest machines first; one where their number is known
+    sizes: Sequence[Size]  # the fewest machines first; one where their number is known
     deadline: timedelta
     changeover: timedelta
     start: timedelta  # that must still come, none for a job that has a machine
@@ -213,9 +206,9 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
     episodes = _BRIEFLY if share.brief else EPISODES
     rules = () if share.brief else FORECAST_RULES
     chosen = named(limits.policy)
-    made = _bounded(
+    made = bounded(
         [
-            forecast(work, _of(stretch, size.machines), chosen=chosen, rules=rules, episodes=episodes)
+            forecast(work, at_prices_of(stretch, size.machines), chosen=chosen, rules=rules, episodes=episodes)
             for work, size in zip(works, share.sizes, strict=True)
         ]
     )
@@ -227,59 +220,6 @@ def _looked(spec: JobSpec, offers: Sequence[Offer], share: _Share) -> Outlook:
         assumptions=(*share.told, *market, prices, _sampled(episodes)),
         warning=_warning(spec, share, made.chosen),
     )
-
-
-def _sizes(spec: JobSpec, work: timedelta, *, grows: bool) -> list[_Size]:
-    """The gang's bounds. `work` is what all machines take; it grows for fewer of them, unless it is a limit for any."""
-    nodes = spec.resources.nodes
-    counts = sorted({nodes.least, nodes.most})
-    return [_Size(machines=count, work=work * nodes.most / count if grows else work) for count in counts]
-
-
-def _shared(spec: JobSpec) -> str:
-    nodes = spec.resources.nodes
-    return f" for all {nodes.most} machines" if nodes.is_elastic else ""
-
-
-def _sized(spec: JobSpec, sizes: Sequence[_Size]) -> Iterator[str]:
-    """What is assumed of an elastic gang."""
-    if not spec.resources.nodes.is_elastic:
-        return
-    few, many = sizes[0], sizes[-1]
-    if few is many:
-        yield f"{few.machines} machines, as now; the next attempt may have {spec.resources.nodes}"
-        return
-    yield (
-        f"{few.machines} to {many.machines} machines, speed growing with their number: done as late as with {few.machines} "
-        f"({format_duration(few.work)} of work), at the cost of whichever is dearer"
-    )
-    if few.work > spec.limits.max_run:
-        limit = format_duration(spec.limits.max_run)
-        yield f"with {few.machines} machines all the time, max_run {limit} ends the job before its work is done"
-
-
-def _of(stretch: Stretch, machines: int) -> Stretch:
-    """The market as so many machines at once would pay it."""
-    return replace(stretch, usd_per_hour={pool: usd * machines for pool, usd in stretch.usd_per_hour.items()})
-
-
-def _bounded(forecasts: Sequence[Forecast]) -> Forecast:
-    """The time of the first forecast, of the fewest machines; the money and the misses of whichever has more."""
-    first, last = forecasts[0], forecasts[-1]
-    prospects = (
-        replace(
-            few,
-            in_time=min(few.in_time, many.in_time),
-            broke=max(few.broke, many.broke),
-            cost_usd=_dearer(few.cost_usd, many.cost_usd),
-        )
-        for few, many in zip(first.prospects, last.prospects, strict=True)
-    )
-    return Forecast(prospects=tuple(prospects))
-
-
-def _dearer(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
-    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
 
 
 def _lately(spec: JobSpec, provider: Provider, offers: Sequence[Offer], at: datetime) -> tuple[Sequence[Offer], str]:
