@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,8 +11,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from spotrun.clock import Clock, SystemClock
 from spotrun.errors import StoreUnavailable
+from spotrun.store.around import StoreAround
 from spotrun.store.blob import BlobStore
-from spotrun.store.digest import Part
 
 __all__ = ["Patience", "RetryingStore"]
 
@@ -32,7 +32,7 @@ class Patience:
             raise ValueError(f"a pause of {self.first_s} s, at most {self.longest_s} s, in all {self.total_s} s?")
 
 
-class RetryingStore:
+class RetryingStore(StoreAround):
     """A `BlobStore` that tries again while the one inside says `StoreUnavailable`, and raises its last word then.
 
     Args:
@@ -50,51 +50,12 @@ class RetryingStore:
         clock: Clock | None = None,
         dice: random.Random | None = None,
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._patience = patience or Patience()
         self._clock = clock or SystemClock()
         self._dice = dice or random.Random()  # noqa: S311 - spreads retries, protects nothing
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether the store inside creates atomically among all writers; where not, two attempts may collide."""
-        return bool(getattr(self.inner, "exclusive", True))
-
-    @property
-    def engine(self) -> str:
-        """What moves the bytes of the store inside, as a person would say it."""
-        return str(getattr(self.inner, "engine", type(self.inner).__name__))
-
-    @property
-    def vouches(self) -> bool:
-        """Whether a write that returned needs no second look: the store has confirmed all bytes of it."""
-        return bool(getattr(self.inner, "vouches", False))
-
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """See `BlobStore.read`."""
-        return self._patiently(lambda: self.inner.read(key, start, end))
-
-    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
-        """See `BlobStore.read_into`."""
-        return self._patiently(lambda: self.inner.read_into(key, start, memories))
-
-    def write(self, key: str, parts: Sequence[Part]) -> None:
-        """See `BlobStore.write`."""
-        self._patiently(lambda: self.inner.write(key, parts))
-
-    def create(self, key: str, data: bytes) -> bool:
-        """See `BlobStore.create`; a second try finds the first one's object and says False."""
-        return self._patiently(lambda: self.inner.create(key, data))
-
-    def list(self, prefix: str) -> list[str]:
-        """See `BlobStore.list`."""
-        return self._patiently(lambda: self.inner.list(prefix))
-
-    def delete(self, key: str) -> None:
-        """See `BlobStore.delete`."""
-        self._patiently(lambda: self.inner.delete(key))
-
-    def _patiently(self, ask: Callable[[], _T]) -> _T:
+    def _around(self, verb: str, key: str, call: Callable[[], _T]) -> _T:  # noqa: ARG002 - patience is the same for all
         patience, started = self._patience, self._clock.monotonic()
 
         def pause(state: RetryCallState) -> float:
@@ -112,4 +73,4 @@ class RetryingStore:
             sleep=self._clock.sleep,
             reraise=True,
         )
-        return retrying(ask)
+        return retrying(call)

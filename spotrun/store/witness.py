@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import TypeVar
 
+from spotrun.store.around import StoreAround
 from spotrun.store.blob import BlobStore
-from spotrun.store.digest import Part
 
 __all__ = ["Answer", "Witness", "WitnessedStore"]
 
@@ -78,53 +78,14 @@ class Witness:
             self._socket = None
 
 
-class WitnessedStore:
+class WitnessedStore(StoreAround):
     """A `BlobStore` whose calls are announced: `before write blobs/...`, then `after write blobs/...`."""
 
     def __init__(self, inner: BlobStore, witness: Witness) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._witness = witness
 
-    @property
-    def exclusive(self) -> bool:
-        """See `RetryingStore.exclusive`."""
-        return bool(getattr(self.inner, "exclusive", True))
-
-    @property
-    def engine(self) -> str:
-        """See `RetryingStore.engine`."""
-        return str(getattr(self.inner, "engine", type(self.inner).__name__))
-
-    @property
-    def vouches(self) -> bool:
-        """See `RetryingStore.vouches`."""
-        return bool(getattr(self.inner, "vouches", False))
-
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """See `BlobStore.read`."""
-        return self._witnessed("read", key, lambda: self.inner.read(key, start, end))
-
-    def read_into(self, key: str, start: int, memories: Sequence[memoryview]) -> int:
-        """See `BlobStore.read_into`."""
-        return self._witnessed("read", key, lambda: self.inner.read_into(key, start, memories))
-
-    def write(self, key: str, parts: Sequence[Part]) -> None:
-        """See `BlobStore.write`."""
-        self._witnessed("write", key, lambda: self.inner.write(key, parts))
-
-    def create(self, key: str, data: bytes) -> bool:
-        """See `BlobStore.create`."""
-        return self._witnessed("create", key, lambda: self.inner.create(key, data))
-
-    def list(self, prefix: str) -> list[str]:
-        """See `BlobStore.list`."""
-        return self._witnessed("list", prefix, lambda: self.inner.list(prefix))
-
-    def delete(self, key: str) -> None:
-        """See `BlobStore.delete`."""
-        self._witnessed("delete", key, lambda: self.inner.delete(key))
-
-    def _witnessed(self, verb: str, key: str, call: Callable[[], _T]) -> _T:
+    def _around(self, verb: str, key: str, call: Callable[[], _T]) -> _T:
         self._witness.tell(f"before {verb} {key}")
         result = call()
         self._witness.tell(f"after {verb} {key}")
