@@ -16,6 +16,7 @@ __all__ = ["MetadataService"]
 _TIMEOUT_WALL_S = 1.0  # link-local: an answer takes milliseconds, and none means that there is no such service
 _TOKEN_TTL_S = 21600  # the longest that IMDSv2 allows
 _ANSWER_BYTES_MAX = 1 << 16
+_YEARS = range(1971, 9000)  # of an instant that can be reckoned with
 
 
 class MetadataService:
@@ -92,6 +93,6 @@ def _instant(body: bytes | None, kind: type[_InstanceAction | _Recommendation]) 
         told = None if body is None else kind.model_validate_json(body).time
     except ValidationError:
         return None
-    if told is None:
+    if told is None or told.year not in _YEARS:
         return None
     return told.replace(tzinfo=timezone.utc) if told.tzinfo is None else told.astimezone(timezone.utc)

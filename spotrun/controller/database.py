@@ -133,7 +133,7 @@ def check_version(version: int | None, where: str) -> None:
         JournalError: it was written by a newer release.
         JournalCorrupt: it holds no version.
     """
-    if version is None:
+    if not isinstance(version, int):  # none, or what somebody has written there
         raise JournalCorrupt(f"{where} is not a journal of spotrun: it holds no schema version. Nothing was launched.")
     if version > SCHEMA_VERSION:
         raise JournalError(

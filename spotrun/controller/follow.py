@@ -107,7 +107,7 @@ class Follower:
                 seen.add(line)
                 try:
                     values = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue  # the training died in the middle of this line
                 if isinstance(values, dict):
                     yield MetricRow(attempt=attempt, values=values)

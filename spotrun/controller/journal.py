@@ -158,7 +158,9 @@ class Journal:
         with self._read() as connection:
             head = connection.execute(select(jobs_table.c.head).where(jobs_table.c.job_id == job_id)).scalar() or 0
             rows = connection.execute(query.order_by(events_table.c.seq)).all()
-        if [row.seq for row in rows] != list(range(after + 1, head + 1)):
+        seqs = [row.seq for row in rows]
+        wanted_count = max(head - after, 0) if isinstance(head, int) else -1
+        if len(seqs) != wanted_count or seqs != list(range(after + 1, after + 1 + len(seqs))):
             found = ", ".join(str(row.seq) for row in rows[-5:]) or "none"
             raise self._corrupt(
                 job_id, f"events {after + 1} to {head} should be there, the last ones found are: {found}"
@@ -300,7 +302,13 @@ def _tenure(connection: Connection, *, lock: bool = False) -> Tenure | None:
     row = connection.execute(query.with_for_update() if lock else query).one()
     if not row.owner:
         return None
-    return Tenure(owner=row.owner, epoch=row.epoch, expires=datetime.fromisoformat(row.expires))
+    try:
+        held = Tenure(owner=str(row.owner), epoch=int(row.epoch), expires=datetime.fromisoformat(row.expires))
+    except (TypeError, ValueError) as error:
+        raise _no_journal("the journal's lease", str(error)) from error
+    if held.expires.tzinfo is None:
+        raise _no_journal("the journal's lease", f"{row.expires} is an instant without a time zone")
+    return held
 
 
 def _require_epoch(connection: Connection, epoch: int, *, lock: bool = False) -> None:

@@ -92,7 +92,7 @@ def read_price_file(path: Path) -> PriceFile:
         )
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, InvalidOperation) as error:
+    except (ValueError, KeyError, TypeError, InvalidOperation, RecursionError) as error:
         raise SpecError(f"{path} is damaged ({error}); delete it, then run spotrun prices --refresh") from error
 
 

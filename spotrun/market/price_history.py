@@ -47,7 +47,7 @@ def read_price_rows(path: Path) -> tuple[PriceRow, ...]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise SpecError(f"{path}: cannot be read: {err.strerror or err}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise SpecError(f"{path}: is not JSON: {err}") from err
     return parse_price_rows(document, source=str(path))
 
@@ -109,7 +109,7 @@ class RecordedPrices:
 def _row(row: object, where: str) -> PriceRow | None:
     if not isinstance(row, dict):
         raise SpecError(f"{where} must be an object, not {row!r}")
-    if row.get("ProductDescription", "Linux/UNIX") not in _LINUX:
+    if row.get("ProductDescription", "Linux/UNIX") not in tuple(_LINUX):  # it may be anything, and not hashable
         return None
     zones = tuple(
         zone for key in ("AvailabilityZoneId", "AvailabilityZone") if isinstance(zone := row.get(key), str) and zone

@@ -58,7 +58,7 @@ def read_trace(path: Path) -> Trace:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise SpecError(f"{path}: cannot be read: {err.strerror or err}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise SpecError(f"{path}: is not JSON: {err}") from err
     return _parse(path, document)
 

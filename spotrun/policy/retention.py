@@ -175,7 +175,7 @@ def retention_from_json(text: str) -> Retention:
     """
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{text[:80]!r} is no JSON") from None
     if not isinstance(body, dict):
         raise ValueError(f"{text[:80]!r} is no JSON object")

@@ -120,7 +120,7 @@ class StoreOptions:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SpecError("storage options are not JSON (SPOTRUN_STORE_OPTIONS?)") from None
 
 

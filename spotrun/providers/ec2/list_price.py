@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -28,6 +29,12 @@ PRICE_LIST = "AWS Price List (GetProducts), Linux, shared tenancy"
 _PRICING_REGION = "us-east-1"
 _A_DAY_S = 86_400.0
 _DOWN_S = 600.0  # a service that did not answer is left alone for so long
+_NOT_ONE = (
+    ValueError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+)  # a product that is none: the others are read all the same
 _WANTED = {
     "operatingSystem": "Linux",
     "tenancy": "Shared",
@@ -88,9 +95,10 @@ class ListPrices:
         )
         for page in pages:
             for product in page.get("PriceList", ()):
-                told = json.loads(product) if isinstance(product, str) else product
-                name = str(told.get("product", {}).get("attributes", {}).get("instanceType", ""))
-                by_type.setdefault(name, []).append(told)
+                with suppress(*_NOT_ONE):
+                    told = _read(product)
+                    name = str(told.get("product", {}).get("attributes", {}).get("instanceType", ""))
+                    by_type.setdefault(name, []).append(told)
         today = self._clock.now().date()
         priced = {name: parse_products(products, today=today) for name, products in by_type.items()}
         return {name: price for name, price in priced.items() if name and price is not None}
@@ -121,17 +129,29 @@ def parse_products(products: Iterable[str | Mapping[str, Any]], *, today: date) 
     """
     found: list[tuple[Decimal, date]] = []
     for product in products:
-        told = json.loads(product) if isinstance(product, str) else product
-        as_of = _date(told.get("publicationDate")) or today
-        for term in told.get("terms", {}).get("OnDemand", {}).values():
-            for dimension in term.get("priceDimensions", {}).values():
-                usd = _usd(dimension.get("pricePerUnit", {}).get("USD"))
-                if usd is not None and dimension.get("unit") in {"Hrs", "Hours"}:
-                    found.append((usd, as_of))
+        with suppress(*_NOT_ONE):
+            found += _prices(_read(product), today)
     if not found:
         return None
     usd, as_of = max(found)
     return ListPrice(usd_per_hour=usd, source=PriceSource(name=PRICE_LIST, as_of=as_of))
+
+
+def _read(product: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A product; botocore does not look into its text."""
+    told: Mapping[str, Any] = json.loads(product) if isinstance(product, str) else product
+    return told
+
+
+def _prices(told: Mapping[str, Any], today: date) -> list[tuple[Decimal, date]]:
+    found = []
+    as_of = _date(told.get("publicationDate")) or today
+    for term in told.get("terms", {}).get("OnDemand", {}).values():
+        for dimension in term.get("priceDimensions", {}).values():
+            usd = _usd(dimension.get("pricePerUnit", {}).get("USD"))
+            if usd is not None and dimension.get("unit") in ("Hrs", "Hours"):
+                found.append((usd, as_of))
+    return found
 
 
 def _filters(wanted: Mapping[str, str]) -> list[dict[str, str]]:

@@ -52,10 +52,11 @@ def parse_notice(body: str) -> Notice | None:
         if event["detail-type"] != INTERRUPTION:
             return None
         at = datetime.fromisoformat(str(event["time"]).replace("Z", "+00:00"))
-        instance_id = str(event["detail"]["instance-id"])
-    except (ValueError, KeyError, TypeError):
+        if at.tzinfo is None:
+            return None
+        return Notice(instance_id=str(event["detail"]["instance-id"]), at=at, deadline=at + WARNING)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-    return None if at.tzinfo is None else Notice(instance_id=instance_id, at=at, deadline=at + WARNING)
 
 
 class Notices:
