@@ -116,7 +116,7 @@ class Download:
                 )
             file = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
-                os.pwrite(file, data, piece.start)
+                _write_at(file, memoryview(data), piece.start)
             finally:
                 os.close(file)
         with self._lock:
@@ -126,3 +126,10 @@ class Download:
             if not self._left[piece.target]:
                 part.replace(piece.target)  # under its name a file is whole
         moved()
+
+
+def _write_at(file: int, data: memoryview, place: int) -> None:
+    """Writes all of it. A disk that is nearly full takes a part and says how much; only the next write is refused."""
+    while data:
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written

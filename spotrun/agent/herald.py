@@ -59,7 +59,9 @@ class Herald:
         # A save is asked for, not an end, which SIGTERM would be without a handler, and to a launcher of ranks. A
         # deadline that became exact is no new notice: the training finds it in the request.
         signals = notice.first and self._command.hears_sigterm()
-        self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline))
+        if problem := self._mailbox.ask(Request(ask=Ask.SAVE, deadline=notice.deadline)):
+            # A signal without a request means: save and end. That loses less than a training that never hears of it.
+            self._tell(f"{problem}: the training is asked to save by the signal alone, and ends with it")
         if signals:
             self._command.terminate()
             self.told_until = _end_of_answer(notice)
@@ -72,7 +74,9 @@ class Herald:
         if stopping or self._folder is not None:
             return
         if self._notices.deadline is None:
-            self._mailbox.ask(Request(ask=Ask.SAVE))
+            problem = self._mailbox.ask(Request(ask=Ask.SAVE))
+            if problem:
+                self._tell(f"{problem}: the training was not asked to save")
         self._tell("rebalance recommendation: an interruption of this machine has become likely; asked for a save")
 
     def _tell_of_folder(self, folder: FolderKeeper, notice: Notice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ __all__ = ["fetch_inputs"]
 
 _TRIES = 4  # a passing failure of an object store is over within a minute
 _PAUSE_S = 5.0  # doubled after each try
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # trying again would find the same disk
 _TOLD_EVERY_S = 30.0  # of job time, while a download goes on
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -131,6 +133,10 @@ class _Input:
         except (ValueError, ImportError) as err:  # fsspec: no such protocol, or its package is not installed
             raise SpecError(f"input {self._name}: {shown} cannot be read: {err}") from err
         except Exception as err:  # fsspec's file systems raise whatever their clients do
+            if isinstance(err, OSError) and err.errno in _FULL:
+                raise SpecError(
+                    f"input {self._name}: {shown} does not fit on this machine's disk ({err.strerror}); give it a larger one"
+                ) from err
             raise StoreUnavailable(f"input {self._name}: {shown} could not be read: {type(err).__name__}") from err
 
     def _tell(self) -> None:

@@ -31,8 +31,13 @@ class Mailbox:
             self._last = told
         return self._last
 
-    def ask(self, request: Request) -> None:
-        """Replaces the request as a whole: the training sees the old one or the new one."""
+    def ask(self, request: Request) -> str:
+        """Replaces the request as a whole: the training sees the old one or the new one. Says why it could not, if the disk
+        is full, say; empty if it did."""
         draft = self._request.with_suffix(".json.new")
-        draft.write_bytes(request.to_bytes())
-        draft.replace(self._request)
+        try:
+            draft.write_bytes(request.to_bytes())
+            draft.replace(self._request)
+        except OSError as err:
+            return f"{self._request} cannot be written ({err.strerror or err})"
+        return ""

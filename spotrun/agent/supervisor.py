@@ -264,7 +264,9 @@ class Supervisor:
         # written: afterwards the process may be on its way out, its handler gone.
         signals = self._command.hears_sigterm() or self._mailbox.progress() is None
         signals = signals and self._config.node == 0  # the processes of other machines follow those of the first
-        self._mailbox.ask(Request(ask=Ask.STOP, deadline=self._clock.now() + timedelta(seconds=grace_s)))
+        deadline = self._clock.now() + timedelta(seconds=grace_s)
+        if problem := self._mailbox.ask(Request(ask=Ask.STOP, deadline=deadline)):
+            self._log.say(f"{problem}: the command is told by the signal alone")
         number = SIGTERM if self._folder is None else self._folder.signal
         if number is not SIGTERM and self._command.tell(number):
             self._within(grace_s / 2, self._command.ended)  # what it makes of that is the folder's keeper's to see

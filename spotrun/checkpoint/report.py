@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -27,9 +29,10 @@ _LINE_MAX = 1000  # characters; a longer line of metrics is left to the agent al
 
 
 def say(sentence: str) -> None:
-    """Tells the user something, on stderr."""
-    sys.stderr.write(f"spotrun: {sentence}\n")
-    sys.stderr.flush()
+    """Tells the user something, on stderr. One that cannot be written, as into a file on a full disk, ends no training."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"spotrun: {sentence}\n")
+        sys.stderr.flush()
 
 
 class Reporter:
@@ -49,7 +52,7 @@ class Reporter:
         self._written = float("-inf")
         self._ends: deque[float] = deque(maxlen=_RATE_STEPS + 1)
         self._failed = False
-        self.metrics = Metrics(scratch, clock=clock)
+        self.metrics = Metrics(scratch, clock=clock, warn=self.warn)
         self.progress = Progress(phase=TrainingPhase.STARTING, at=clock.now())
 
     def set(self, **known: Any) -> None:
@@ -99,18 +102,21 @@ class Reporter:
 
 
 class Metrics:
-    """metrics.jsonl: one line for each step, in the order of steps. What is logged before `begin` is dropped.
+    """metrics.jsonl: one line for each step, in the order of steps. What is logged before `begin` is dropped, and so is what
+    the disk does not take: numbers are no reason to end a training.
 
     Attributes:
         latest: the newest number of each name; a commit carries them along, so that the best ones can be kept.
     """
 
-    def __init__(self, scratch: Path, *, clock: Clock) -> None:
+    def __init__(self, scratch: Path, *, clock: Clock, warn: Callable[[str], None] = say) -> None:
         self._path = scratch / "metrics.jsonl"
         self._clock = clock
+        self._warn = warn
         self._values: dict[str, float | None] = {}
         self.latest: dict[str, float] = {}
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._torn = False  # the last line in the file has no end
 
     def begin(self, step: int, brought: Sequence[str] = ()) -> None:
         """Opens the file. Lines of steps after `step` are of work that was lost and is done again: they go.
@@ -119,10 +125,15 @@ class Metrics:
             step: the step that the run goes on from.
             brought: lines that the commit carried, because the machine of the attempt before may have died with them.
         """
-        _drop_after(self._path, step)
-        self._file = self._path.open("a", buffering=1, encoding="utf-8")
-        if self._file.tell() == 0:
-            self._file.writelines(line + "\n" for line in brought)
+        try:
+            _drop_after(self._path, step)
+            self._file = self._path.open("ab", buffering=0)
+            empty = self._file.tell() == 0
+        except OSError as err:
+            self._fail(str(err))
+            return
+        for line in brought if empty else ():
+            self._append(line)
 
     @property
     def loss(self) -> float | None:
@@ -150,13 +161,29 @@ class Metrics:
             return
         line = {"step": step, "at": at.isoformat(), "loss": None, **self._values}
         self._values = {}
-        self._file.write(json.dumps(line) + "\n")
+        self._append(json.dumps(line))
 
     def close(self) -> None:
         """Closes the file; what is logged later is dropped."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _append(self, line: str) -> None:
+        """Writes a line at once and without a buffer, which would try again for ever what a full disk has refused."""
+        assert self._file is not None
+        data = ("\n" * self._torn + line + "\n").encode()
+        try:
+            written = self._file.write(data) or 0
+        except OSError as err:
+            self._fail(str(err))
+            return
+        if written < len(data):
+            self._fail("the disk is full")
+        self._torn = written < len(data)
+
+    def _fail(self, why: str) -> None:
+        self._warn(f"{self._path} cannot be written ({why}): numbers of these steps are lost, the training goes on")
 
 
 def unshipped(scratch: Path) -> tuple[str, ...]:
@@ -207,6 +234,6 @@ def _step_of(line: str) -> int | None:
         return None  # torn by a kill
     try:
         step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if isinstance(step, int) else None

@@ -332,6 +332,22 @@ def test_a_main_process_to_which_sigterm_is_the_end_survives_a_notice(machine: M
     assert machine.told()["heard"] == []
 
 
+@pytest.mark.parametrize("asked", ["notice", "stop"])
+def test_a_full_disk_keeps_no_notice_and_no_stop_from_the_training(machine: Machine, asked: str) -> None:
+    """The request cannot be written (every write to /dev/full is refused): the signal goes alone, and the agent says so."""
+    (machine.scratch / "request.json.new").symlink_to("/dev/full")
+    machine.train("leaver")
+    if asked == "notice":
+        machine.metadata.deadline = machine.clock.now() + timedelta(seconds=3000)
+    else:
+        machine.control(ask=Ask.STOP, reason="enough")
+    told = machine.end()
+    assert told.outcome is Outcome.STOPPED
+    assert "No space left on device" in machine.log()
+    assert "saved and left" in machine.log()
+    assert machine.processes() == []
+
+
 def test_sigterm_to_the_agent_counts_as_a_notice(machine: Machine) -> None:
     """The machine shuts down without the metadata service knowing."""
     machine.train("attached")

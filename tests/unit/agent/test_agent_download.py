@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from collections import Counter
 from pathlib import Path
@@ -124,3 +126,26 @@ def test_nothing_there_is_told_as_that(tmp_path: Path) -> None:
     """Not as a failure that may pass."""
     with pytest.raises(FileNotFoundError):
         Download(Bucket({}), "b/data", tmp_path / "in", name="train").run(moved=lambda: None)
+
+
+def test_a_disk_that_takes_a_part_of_a_piece_never_leaves_a_short_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nearly full disk writes what fits and says so; the rest is written, or refused, but not forgotten."""
+    whole = os.pwrite
+    monkeypatch.setattr(module.os, "pwrite", lambda file, data, place: whole(file, bytes(data[:300]), place))
+    bucket = Bucket(files())
+    Download(bucket, "b/data", tmp_path / "in", name="train").run(moved=lambda: None)
+    assert (tmp_path / "in" / "large").read_bytes() == bucket.files["b/data/large"]
+
+
+def test_a_full_disk_is_told_and_no_file_is_there(tmp_path: Path) -> None:
+    """The kernel refuses what would make the file larger than it may be here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PIECE + PIECE // 2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Download(Bucket(files()), "b/data", tmp_path / "in", name="train").run(moved=lambda: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "in" / "large").exists()

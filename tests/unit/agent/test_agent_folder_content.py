@@ -22,7 +22,14 @@ from spotrun.agent.folder.restore import Restoration
 from spotrun.agent.folder.rule import Rules
 from spotrun.agent.folder.upload import Abandoned, Changed, Uploader
 from spotrun.agent.folder.writing import open_for_writing
-from spotrun.errors import CheckpointCorrupt, CheckpointError, Fenced, SpecError, StoreUnavailable
+from spotrun.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    Fenced,
+    SpecError,
+    SpotrunError,
+    StoreUnavailable,
+)
 from spotrun.job.spec import Folder
 from spotrun.store import Lineage, Manifest, MemoryStore, verify
 from spotrun.store.manifest import BlobRef
@@ -343,6 +350,37 @@ def test_a_damaged_commit_is_told_and_the_one_before_it_restored_whole(tmp_path:
     assert keeping.found.entry.step == 1
     assert contents(tmp_path / "elsewhere") == expected
     assert any("differ from its digest" in line for line in keeping.said)
+
+
+def test_damage_anywhere_brings_back_a_whole_generation_or_none(tmp_path: Path) -> None:
+    """Object by object: its first byte, its middle, its last; and cut in half, and gone."""
+    keeping = Keeping(tmp_path, MemoryStore())
+    generations = {}
+    for number in (1, 2):
+        for name, size in (("big", (2 << 20) + 7), ("small", 100), ("smaller", 3)):
+            (keeping.out / name).write_bytes(random.Random(number + size).randbytes(size))
+        keeping.commit(number)
+        generations[number] = contents(keeping.out)
+    whole = {key: keeping.store.read(key) for key in keeping.store.list("")}
+    ends = []
+    for key, data in whole.items():
+        flips = [data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :] for at in {0, len(data) // 2, len(data) - 1}]
+        for number, damage in enumerate((*flips, data[: len(data) // 2], None)):
+            store = MemoryStore()
+            for other, content in {**whole, key: damage}.items():
+                if content is not None:
+                    store.write(other, [content])
+            target = tmp_path / "targets" / f"{len(ends)}-{number}"
+            try:
+                next_one = Keeping(tmp_path / "next", store, attempt=9)
+                next_one.restore(target)
+            except SpotrunError:
+                ends.append(0)
+                continue
+            ends.append(next_one.found.entry.step)
+            assert contents(target) == generations[next_one.found.entry.step], key
+    assert set(ends) >= {1, 2}
+    assert len(ends) > 30
 
 
 def test_a_run_of_which_nothing_can_be_read_does_not_start_from_nothing(tmp_path: Path) -> None:
