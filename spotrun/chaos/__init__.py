@@ -1,10 +1,11 @@
 """Resilience: proof that an interrupted run is the same run.
 
     trial, life, process     one run of a script as a lineage of attempts: started, watched, told of a notice, killed
+    rented                   attempts through the agent, for scripts with a folder of their own
     child, nursery, census   what runs in the script's own process, and what it finds in memory there
     fault, plan, scenario    where runs are interrupted
     equivalence, verdict     two runs compared: losses step by step, states byte by byte
-    diagnosis                why they differ
+    diagnosis, history       why they differ: what was missing in memory, what was saved
     harness                  all of it, for one script; telling, page and plugin are its faces; preflight looks ahead
     reference                a job's command once more, uninterrupted, to have something to compare with
 

@@ -246,6 +246,8 @@ def _digest(value: Any) -> str:
 def _feed(hashed: hashlib.blake2b, value: Any, depth: int) -> None:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Tensor):
+        if hasattr(value, "to_local"):  # of a sharded tensor: what this process holds
+            value = value.to_local()
         hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         hashed.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")

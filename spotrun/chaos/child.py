@@ -1,6 +1,7 @@
 """`python -m spotrun.chaos.child PLACE SOCKET -- SCRIPT ARGS`: a script under the harness, unchanged, as `__main__`.
 
-PLACE is a directory for what is written down of its memory, SOCKET where the harness listens. Before
+PLACE is a directory for what is written down of its memory, SOCKET where the harness listens. Of several processes that a
+launcher has started, each but the first has a place and a socket of its own beside (`place_of`, `witness_of`). Before
 each step of an optimizer the listener is told and may ask for a census of the script's memory; another is taken when
 the script has come to its end. The harness kills from outside; nothing here ever ends the script.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import runpy
 import sys
 import warnings
@@ -21,7 +23,7 @@ from typing import Any
 from spotrun.chaos.census import Found, find, take
 from spotrun.store.witness import Answer, Witness
 
-__all__ = ["FINAL", "WARNINGS", "main", "run_script"]
+__all__ = ["FINAL", "WARNINGS", "main", "place_of", "run_script", "witness_of"]
 
 FINAL = "census-final.json"
 WARNINGS = "nondeterministic.txt"
@@ -56,6 +58,16 @@ class _Observer:
         temporary.replace(self._place / name)
 
 
+def place_of(place: Path, rank: int) -> Path:
+    """Where the census of one of several processes lies."""
+    return place / f"rank-{rank}" if rank else place
+
+
+def witness_of(witness: str, rank: int) -> str:
+    """The socket of whoever listens to one of several processes."""
+    return f"{witness}.{rank}" if rank and witness else witness
+
+
 def run_script(place: Path, argv: Sequence[str], *, witness: str = "", detect: bool = False) -> None:
     """Runs the script as `__main__`; its exceptions and exits are its own.
 
@@ -65,7 +77,14 @@ def run_script(place: Path, argv: Sequence[str], *, witness: str = "", detect: b
         witness: the socket of whoever listens.
         detect: let torch name the operations that are not deterministic, in the file `WARNINGS`.
     """
-    observer = _Observer(place, Witness(witness))
+    rank = int(os.environ.get("LOCAL_RANK") or 0)
+    place, witness = place_of(place, rank), witness_of(witness, rank)
+    if rank:
+        place.mkdir(exist_ok=True)
+        os.environ["SPOTRUN_WITNESS"] = witness
+    told = Witness(witness)
+    told.tell(f"process {os.getpid()}")
+    observer = _Observer(place, told)
     torch: Any = importlib.import_module("torch")
     importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook(observer.before_step)
     sys.argv = list(argv)

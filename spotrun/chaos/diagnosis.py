@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spotrun.chaos.census import Entry, Kind
@@ -165,9 +165,20 @@ def differing(expected: Census, found: Census) -> list[tuple[str, str, str]]:
 
 
 def read_census(path: Path) -> Census:
-    """A census as the script's process has written it."""
+    """A census as the script's process has written it, with those of the processes that trained with it.
+
+    Raises:
+        FileNotFoundError: the first process has written none.
+    """
+    found = _read(path, "")
+    for other in path.parent.glob(f"rank-*/{path.name}"):
+        found |= _read(other, f" of process {other.parent.name.removeprefix('rank-')}")
+    return found
+
+
+def _read(path: Path, whose: str) -> dict[tuple[str, str, str], Entry]:
     entries = [Entry(**row) for row in json.loads(path.read_bytes())]
-    return {(entry.kind, entry.name, entry.part): entry for entry in entries}
+    return {(entry.kind, entry.name + whose, entry.part): replace(entry, name=entry.name + whose) for entry in entries}
 
 
 def drawn_from(trial: Trial, profile: Profile) -> set[str]:

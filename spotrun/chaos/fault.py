@@ -33,6 +33,9 @@ class Fault:
         after: right after that call; else right before it.
         delay: how long after the boundary, in mean steps.
         notice: the training is told before, and lost once it has committed or its time is up.
+        rank: of several processes the one that is killed alone, by its own announcements; None for the whole machine.
+        since_start: `step` counts from the start of the attempt, not of the run.
+        pause_s: wall time without capacity before the next attempt.
     """
 
     point: Point
@@ -41,10 +44,15 @@ class Fault:
     after: bool = False
     delay: float = 0.0
     notice: bool = False
+    rank: int | None = None
+    since_start: bool = False
+    pause_s: float = 0.0
 
     def __str__(self) -> str:
         where: str = self.point.value
         match self.point:
+            case Point.STEP if self.since_start:
+                where += f" {self.step} of the attempt"
             case Point.STEP | Point.UPLOAD:
                 where += f" {self.step}"
             case Point.SAVE | Point.RESTORE | Point.FINISH:
@@ -52,7 +60,11 @@ class Fault:
                 where += f"{of}, {'after' if self.after else 'before'} call {self.call}"
             case Point.EVALUATION | Point.EPOCH:
                 where += f" after step {self.step}"
-        return where + (", notice" if self.notice else "")
+        if self.rank is not None:
+            where += f", process {self.rank} alone"
+        if self.notice:
+            where += ", notice"
+        return where + (f", then {self.pause_s:.1f} s without capacity" if self.pause_s else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +76,8 @@ class Profile:
         steps: boundaries between steps, or steps of optimizers without `attach`.
         step_s: mean wall time of one.
         ends: steps after which an epoch ended, with the time between the two.
-        calls: to the store in one save.
+        calls: to the store in one save, of the first process.
+        processes: that train together.
     """
 
     attached: bool
@@ -72,10 +85,11 @@ class Profile:
     step_s: float
     ends: dict[int, float]
     calls: int
+    processes: int = 1
 
 
 class Trigger:
-    """Goes through what a process announces, and says when a fault is due.
+    """Goes through what a process announces, the first one or the one that is to be killed, and says when a fault is due.
 
     Attributes:
         saves: whether the boundary that was just announced is to be saved for this fault.
@@ -88,6 +102,7 @@ class Trigger:
         self._before: int | None = None
         self._armed = False
         self._times_last = 0
+        self._first: int | None = None  # step of this attempt
         self.saves = False
 
     def hear(self, what: str) -> float | None:
@@ -103,7 +118,7 @@ class Trigger:
                 self._armed |= what == "attach"
                 return 0.0 if step is not None else self._call(what)
             case Point.STEP:
-                return self._delay_s() if step is not None and step >= self._fault.step else None
+                return self._delay_s() if step is not None and self._counted(step) >= self._fault.step else None
             case Point.SAVE | Point.UPLOAD:
                 return self._saving(what, step)
             case Point.EVALUATION | Point.EPOCH:
@@ -113,6 +128,12 @@ class Trigger:
                 self._times_last += step == self._profile.steps
                 self._armed |= self._times_last >= twice
                 return self._call(what)
+
+    def _counted(self, step: int) -> int:
+        if not self._fault.since_start:
+            return step
+        self._first = step if self._first is None else self._first
+        return step - self._first + 1
 
     def _saving(self, what: str, step: int | None) -> float | None:
         if step is not None and step >= self._fault.step and not self._armed:

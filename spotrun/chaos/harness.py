@@ -24,11 +24,13 @@ from spotrun.chaos.diagnosis import (
     read_census,
 )
 from spotrun.chaos.fault import Fault, Point, Profile
+from spotrun.chaos.history import Divergence, first_divergence, noise_between
 from spotrun.chaos.plan import plan_run, points_of
 from spotrun.chaos.scenario import Scenario
 from spotrun.chaos.trial import Stage, Trial, Watch, profile_of, try_out
 from spotrun.chaos.verdict import Judgement, judge
 from spotrun.errors import SpotrunError
+from spotrun.market.trace import Trace, read_trace
 
 __all__ = ["Harness", "NothingToTry", "RunReport", "Verdict"]
 
@@ -51,6 +53,7 @@ class RunReport:
     judgement: Judgement
     causes: Sequence[Cause] = ()
     at_step: int | None = None  # where the memory differed first
+    divergence: Divergence | None = None  # where what was saved differed first
     tail: str = ""
 
     @property
@@ -98,9 +101,11 @@ class Harness:
     keeps: bool = False
     reference: Trial = field(init=False)
     profile: Profile = field(init=False)
+    _market: Trace | None = field(init=False, default=None)
     _traced: Trial | None = field(init=False, default=None)
     _noise: set[tuple[str, str, str]] = field(init=False, default_factory=set)
     _unseeded: set[str] = field(init=False, default_factory=set)
+    _unsaved: set[str] = field(init=False, default_factory=set)  # what is saved, and differs from run to run
     _itself: tuple[bool, Sequence[Cause]] | None = field(init=False, default=None)
 
     def begin(self) -> Profile:
@@ -108,7 +113,9 @@ class Harness:
 
         Raises:
             NothingToTry: it fails by itself, or nothing of it would survive an interruption.
+            SpecError: the scenario's trace is none.
         """
+        self._market = read_trace(Path(self.scenario.trace)) if self.scenario.trace else None
         self.reference = try_out(self.stage, self.directory / "straight", save_at=lambda step: step == _PROFILE_STEP)
         if not self.reference.finished:
             life = self.reference.last.life
@@ -116,7 +123,7 @@ class Harness:
                 f"uninterrupted, the script ended with exit code {life.exit_code}, so there is nothing to compare with; its "
                 f"last lines:\n{self.reference.tail}"
             )
-        self.profile = profile_of(self.reference)
+        self.profile = profile_of(self.reference, processes=self.stage.workload.processes)
         if not self.profile.attached and self.stage.workload.folder is None:
             raise NothingToTry(
                 "the script never called spotrun.attach, so it would start anew after each interruption. Two lines make it "
@@ -135,7 +142,8 @@ class Harness:
 
     def run(self, number: int) -> RunReport:
         """Tries run `number`, from 1."""
-        return self.try_faults(number, plan_run(number, self.scenario, self.profile, seed=self.seed))
+        faults = plan_run(number, self.scenario, self.profile, seed=self.seed, trace=self._market)
+        return self.try_faults(number, faults)
 
     def try_faults(self, number: int, faults: Sequence[Fault]) -> RunReport:
         """Plays one run with these interruptions, and says why if it differs."""
@@ -170,13 +178,18 @@ class Harness:
         """Whether two uninterrupted runs are the same, and why not."""
         if self._itself is None:
             first = self._trace()
-            second = try_out(self.stage, self.directory / "straight-again", watch=Watch.MEMORY)
+            second = self._straight("straight-again")
+            if failed := next((run for run in (first, second) if not run.finished), None):
+                self._itself = (False, [_failure(failed)])
+                return self._itself
             judgement = self._judge(second)
             if judgement.state is not None:
                 self._unseeded = {name for name in judgement.state.differing if _DRAWN in name}
                 judgement = self._judge(second)
             difference = first_difference(first, second, self.profile, drawn=False)
             self._noise = _noise(first, second, self.profile)
+            if self.profile.attached:
+                self._unsaved = noise_between(first, second)
             causes: Sequence[Cause] = ()
             if judgement.differs or difference is not None:
                 detected = try_out(self.stage, self.directory / "straight-detected", watch=Watch.OPERATIONS)
@@ -194,6 +207,8 @@ class Harness:
         if not same:
             return report
         again = self._play(self.directory / f"run-{report.number}-traced", report.faults, watch=Watch.MEMORY)
+        if self.profile.attached:
+            report = replace(report, divergence=first_divergence(self._trace(), again, noise=self._unsaved))
         found = first_difference(self._trace(), again, self.profile, noise=self._noise)
         if found is None:
             return report
@@ -202,8 +217,12 @@ class Harness:
 
     def _trace(self) -> Trial:
         if self._traced is None:
-            self._traced = try_out(self.stage, self.directory / "straight-traced", watch=Watch.MEMORY)
+            self._traced = self._straight("straight-traced")
         return self._traced
+
+    def _straight(self, name: str) -> Trial:
+        """An undisturbed run that saves and tells as the others do."""
+        return self._play(self.directory / name, (), watch=Watch.MEMORY)
 
     def _play(self, directory: Path, faults: Sequence[Fault], *, watch: Watch = Watch.NOTHING) -> Trial:
         stride = max(1, self.profile.steps // self.scenario.saves)
@@ -215,6 +234,13 @@ class Harness:
             save_at=lambda step: step % stride == 0,
             watch=watch,
         )
+
+
+def _failure(trial: Trial) -> Cause:
+    return Cause(
+        what=f"undisturbed, it came to its end once, and ended with exit code {trial.last.life.exit_code} another time",
+        advice=f"its last lines: {trial.tail}",
+    )
 
 
 def _noise(first: Trial, second: Trial, profile: Profile) -> set[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,16 +16,18 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
+from spotrun.chaos.child import witness_of
 from spotrun.chaos.fault import Fault, Profile, Trigger, is_commit
-from spotrun.chaos.process import Process, Start, Starter, kill
+from spotrun.chaos.process import Process, Start, Starter, kill, kill_alone
 from spotrun.clock import Clock
 from spotrun.job.message import Ask, Request
 from spotrun.store.witness import Answer
 
-__all__ = ["Guide", "Life", "Mark", "live"]
+__all__ = ["STRANDED_S", "Guide", "Life", "Mark", "live"]
 
 _LOOK_S = 0.01  # between two looks whether the process has ended
 _LINE_BYTES = 4096
+STRANDED_S = 120.0  # that the others may live on after one of several processes was killed: torchrun gives them 30 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,12 @@ class Guide:
         looks: write down a census before each step of an optimizer.
         notice_s: how long it lives after a notice at most.
         limit_s: how long it may live; then it hangs, and is killed.
-        request: where the training looks for requests.
+        request: where the training looks for requests; None where the agent is told by the signal alone.
         told: called with each boundary.
         signals_group: a notice's signal goes to loader workers too.
     """
 
-    request: Path
+    request: Path | None
     fault: Fault | None = None
     profile: Profile | None = None
     save_at: Callable[[int], bool] = lambda _: False
@@ -73,6 +75,7 @@ class Life:
         saved_s: when a commit followed.
         children: processes that it had when it was told.
         hung: it was killed because it did not end.
+        stranded: one of several processes was killed, and the others did not end for it.
         looks: the number of each census, by boundary and how many steps of optimizers there were since.
     """
 
@@ -84,6 +87,7 @@ class Life:
     saved_s: float | None = None
     children: int = 0
     hung: bool = False
+    stranded: bool = False
     looks: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
@@ -107,14 +111,18 @@ def live(starter: Starter, start: Start, guide: Guide, clock: Clock) -> Life:
     start.place.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory(prefix="spotrun-") as directory,  # a socket's path must be short
-        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as server,
+        contextlib.ExitStack() as sockets,
     ):
         address = str(Path(directory) / "witness")
-        server.bind(address)
-        server.listen()
+        servers = []
+        for rank in range(start.processes):
+            server = sockets.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+            server.bind(witness_of(address, rank))
+            server.listen()
+            servers.append(server)
         environment = {**start.environment, "SPOTRUN_WITNESS": address}
         watcher = _Watcher(
-            starter.start(replace(start, environment=environment, witness=address)), server, guide, clock
+            starter.start(replace(start, environment=environment, witness=address)), servers, guide, clock
         )
         try:
             return watcher.watch()
@@ -123,10 +131,18 @@ def live(starter: Starter, start: Start, guide: Guide, clock: Clock) -> Life:
             watcher.close()
 
 
+@dataclass(slots=True)
+class _Line:
+    """A connection to one of the processes."""
+
+    rank: int
+    heard: bytes = b""
+
+
 class _Watcher:
-    def __init__(self, process: Process, server: socket.socket, guide: Guide, clock: Clock) -> None:
+    def __init__(self, process: Process, servers: Sequence[socket.socket], guide: Guide, clock: Clock) -> None:
         self.process = process
-        self._server = server
+        self._servers = servers
         self._guide = guide
         self._clock = clock
         self._began = clock.monotonic()
@@ -140,8 +156,12 @@ class _Watcher:
         self._boundary = 0
         self._since = 0  # steps of optimizers since the boundary
         self._selector = selectors.DefaultSelector()
-        self._selector.register(server, selectors.EVENT_READ)
-        self._buffers: dict[socket.socket, bytes] = {}
+        for server in servers:
+            self._selector.register(server, selectors.EVENT_READ)
+        self._lines: dict[socket.socket, _Line] = {}
+        self._pids: dict[int, int] = {}  # of the processes that train, by rank
+        self._alone = guide.fault.rank if guide.fault is not None else None
+        self._hears = self._alone or 0  # whose announcements the fault follows
 
     def watch(self) -> Life:
         life = self._life
@@ -154,12 +174,15 @@ class _Watcher:
             if now >= self._guide.limit_s and life.struck_s is None:
                 life.hung = True
                 self._strike()
+            if life.struck_s is not None and now >= life.struck_s + STRANDED_S and not life.stranded:
+                life.stranded = True
+                kill(self.process)
             self._listen(min(_LOOK_S, max((self._due or now + _LOOK_S) - now, 0.0)))
         life.exit_code, life.ended_s = code, self._now()
         return life
 
     def close(self) -> None:
-        for connection in self._buffers:
+        for connection in self._lines:
             connection.close()
         self._selector.close()
 
@@ -168,61 +191,80 @@ class _Watcher:
 
     def _listen(self, seconds: float) -> None:
         for key, _ in self._selector.select(seconds):
-            if key.fileobj is self._server:
-                connection, _ = self._server.accept()
-                self._buffers[connection] = b""
+            if key.fileobj in self._servers:
+                connection, _ = key.fileobj.accept()  # type: ignore[union-attr]  # only sockets are registered
+                self._lines[connection] = _Line(self._servers.index(key.fileobj))
                 self._selector.register(connection, selectors.EVENT_READ)
-                continue
-            connection = key.fileobj  # type: ignore[assignment]  # only sockets are registered
-            data = b""
-            with contextlib.suppress(OSError):
-                data = connection.recv(_LINE_BYTES)
-            if not data:
-                self._selector.unregister(connection)
-                del self._buffers[connection]
-                connection.close()
-                continue
-            *lines, rest = (self._buffers[connection] + data).split(b"\n")
-            self._buffers[connection] = rest
-            for line in lines:
-                answer = self._answer(line.decode(errors="replace"))
-                if self._life.struck_s is None:
-                    with contextlib.suppress(OSError):
-                        connection.sendall(answer.value.encode())
+            else:
+                self._hear(key.fileobj)  # type: ignore[arg-type]
 
-    def _answer(self, what: str) -> Answer:
-        life, guide, now = self._life, self._guide, self._now()
+    def _hear(self, connection: socket.socket) -> None:
+        line = self._lines[connection]
+        data = b""
+        with contextlib.suppress(OSError):
+            data = connection.recv(_LINE_BYTES)
+        if not data:
+            self._selector.unregister(connection)
+            del self._lines[connection]
+            connection.close()
+            return
+        *told, line.heard = (line.heard + data).split(b"\n")
+        for each in told:
+            answer = self._answer(each.decode(errors="replace"), line.rank)
+            if self._life.struck_s is None or self._alone not in (None, line.rank):
+                with contextlib.suppress(OSError):
+                    connection.sendall(answer.value.encode())
+
+    def _answer(self, what: str, rank: int) -> Answer:
+        life = self._life
+        if what.startswith("process"):
+            self._pids[rank] = int(what.split()[1])
+            return Answer.GO
         if life.struck_s is not None:
             return Answer.GO
-        life.marks.append(Mark(now, what))
-        answer = Answer.GO
+        warned = life.noticed_s is not None and life.saved_s is None
+        answer = self._mark(what) if rank == 0 else Answer.GO
+        if self._guide.looks and what.startswith("optimizer"):
+            answer = Answer.LOOK
+        if rank == self._hears and self._wait_for_fault(what):
+            answer = Answer.SAVE
+        if rank == 0 and warned and is_commit(what):
+            life.saved_s = self._now()
+            self._end = min(self._end or life.saved_s, life.saved_s + self._rest_s())
+        return answer
+
+    def _mark(self, what: str) -> Answer:
+        """Keeps what the first process announces, and tells it what to do."""
+        life, guide = self._life, self._guide
+        life.marks.append(Mark(self._now(), what))
         if what.startswith("boundary"):
             self._boundary, self._since = int(what.split()[1]), 0
-            self._guide.told(self._boundary)
-            if self._guide.save_at(self._boundary):
-                answer = Answer.COMMIT
+            guide.told(self._boundary)
+            if guide.save_at(self._boundary):
+                return Answer.COMMIT
         elif what.startswith("optimizer"):
             self._since += 1
-            if self._guide.looks:
+            if guide.looks:
                 life.looks[self._boundary, self._since] = int(what.split()[1])
-                answer = Answer.LOOK
-        if self._trigger is not None and self._due is None and life.noticed_s is None:
+        return Answer.GO
+
+    def _wait_for_fault(self, what: str) -> bool:
+        """Lets the fault happen if it is due; whether the boundary that was announced is to be saved for it."""
+        guide, now = self._guide, self._now()
+        if self._trigger is not None and self._due is None and self._life.noticed_s is None:
             delay_s = self._trigger.hear(what)
-            answer = Answer.SAVE if self._trigger.saves else answer
             if delay_s is not None:
                 self._due = now + delay_s
                 self._steps_left = max(1, math.ceil(guide.fault.delay)) if guide.fault is not None else 1
                 if delay_s <= 0:
                     self._happen()
-        elif self._due is not None and what.startswith("boundary" if life.attached else "optimizer"):
+            return self._trigger.saves
+        if self._due is not None and what.startswith("boundary" if self._life.attached else "optimizer"):
             # Steps may be quicker than they were in the uninterrupted run: then they count, and not the time.
             self._steps_left -= 1
             if self._steps_left == 0:
                 self._happen()
-        elif life.noticed_s is not None and life.saved_s is None and is_commit(what):
-            life.saved_s = now
-            self._end = min(self._end or now, now + self._rest_s())
-        return answer
+        return False
 
     def _happen(self) -> None:
         """The fault is due: the machine goes, or a notice comes."""
@@ -235,12 +277,15 @@ class _Watcher:
         now = self._now()
         self._life.noticed_s = now
         self._end = now + guide.notice_s
-        deadline = self._clock.now() + timedelta(seconds=guide.notice_s)
-        temporary = guide.request.with_name(".request.new")
-        temporary.write_bytes(Request(ask=Ask.SAVE, deadline=deadline).to_bytes())
-        temporary.replace(guide.request)
+        if guide.request is not None:
+            deadline = self._clock.now() + timedelta(seconds=guide.notice_s)
+            temporary = guide.request.with_name(".request.new")
+            temporary.write_bytes(Request(ask=Ask.SAVE, deadline=deadline).to_bytes())
+            temporary.replace(guide.request)
         with contextlib.suppress(psutil.NoSuchProcess):
             self._life.children = len(psutil.Process(self.process.pid).children(recursive=True))
+        if len(self._servers) > 1:
+            return  # a launcher ends at a signal, so the agent sends it none
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if guide.signals_group else os.kill)(self.process.pid, signal.SIGTERM)
 
@@ -251,4 +296,7 @@ class _Watcher:
 
     def _strike(self) -> None:
         self._life.struck_s = self._now()
-        kill(self.process)
+        if self._alone is not None and not self._life.hung and (pid := self._pids.get(self._alone)) is not None:
+            kill_alone(pid)
+        else:
+            kill(self.process)

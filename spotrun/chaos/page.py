@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from spotrun.chaos.harness import RunReport, Verdict
-from spotrun.chaos.telling import differences, mean, repeat_command
+from spotrun.chaos.telling import differences, diverged, mean, repeat_command
 
 __all__ = ["render_page"]
 
@@ -39,6 +39,7 @@ class _Line:
     restart: str
     goodput: str
     differences: Sequence[str]
+    diverged: str
     repeat: str
 
 
@@ -110,6 +111,7 @@ def _line(run: RunReport, verdict: Verdict, repeat: str) -> _Line:
         restart=_seconds(mean([each.restart_s for each in reached])),
         goodput=f"{100 * judgement.goodput:.0f} %",
         differences=differences(judgement),
+        diverged=diverged(run.divergence),
         repeat=repeat,
     )
 

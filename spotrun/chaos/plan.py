@@ -1,17 +1,25 @@
-"""Which interruptions each run has: every point that this script has in turn, the rest by dice, all from one seed."""
+"""Which interruptions each run has: every point that this script has in turn, the rest by dice, or the outages of a trace;
+all from one seed."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, groupby, islice
 
 from spotrun.chaos.fault import Fault, Point, Profile
 from spotrun.chaos.scenario import Scenario
+from spotrun.errors import SpecError
+from spotrun.market.trace import Trace
 
 __all__ = ["plan_run", "points_of"]
 
 _RESTORE_CALLS_MAX = 6  # list, claim, list, log, manifest, blobs; where there are fewer, before the first step
 _AGAIN = (Point.START_UP, Point.RESTORE)
+_OUTAGES_MAX = 50  # in one run; then the faults are off
+_TWICE = 2  # what the trace must have of capacity, in runs: work is lost, and done again
+_PAUSE_MAX_S = 10.0  # wall time: a longer one proves nothing more
 
 
 def points_of(scenario: Scenario, profile: Profile) -> list[Point]:
@@ -23,8 +31,19 @@ def points_of(scenario: Scenario, profile: Profile) -> list[Point]:
     ]  # a loop without epochs has neither
 
 
-def plan_run(number: int, scenario: Scenario, profile: Profile, *, seed: int) -> Sequence[Fault]:
-    """The interruptions of run `number`, from 1; the same for the same seed, scenario and script, however many runs."""
+def plan_run(
+    number: int, scenario: Scenario, profile: Profile, *, seed: int, trace: Trace | None = None
+) -> Sequence[Fault]:
+    """The interruptions of run `number`, from 1; the same for the same seed, scenario and script, however many runs.
+
+    Args:
+        trace: what the scenario's trace was read to be.
+
+    Raises:
+        SpecError: the trace has no outage, or nothing else.
+    """
+    if trace is not None:
+        return _outages(number, scenario, profile, trace, seed=seed)
     if scenario.enumerate_calls and profile.calls:
         return _enumerated(number, profile)
     dice = random.Random(f"{seed}/{number}")  # noqa: S311 - chooses where to interrupt, protects nothing
@@ -42,7 +61,19 @@ def plan_run(number: int, scenario: Scenario, profile: Profile, *, seed: int) ->
         # Without spotrun.attach nobody tells the number of a step; each attempt's are counted from its own first.
         span = (max(fault.step for fault in faults), profile.steps) if profile.attached else (1, profile.steps // 4)
         faults.append(_fault(dice.choice(later), dice, scenario, profile, span))
-    return faults
+    return _some_alone(faults, scenario, profile, random.Random(f"{seed}/{number}/alone"))  # noqa: S311 - as above
+
+
+def _some_alone(faults: Sequence[Fault], scenario: Scenario, profile: Profile, dice: random.Random) -> Sequence[Fault]:
+    """Of several processes one is killed instead of all, here and there; a notice goes to the machine."""
+    if profile.processes == 1:
+        return faults
+    return [
+        replace(fault, rank=dice.randrange(profile.processes))
+        if dice.random() < scenario.alone and not fault.notice
+        else fault
+        for fault in faults
+    ]
 
 
 def _fault(point: Point, dice: random.Random, scenario: Scenario, profile: Profile, steps: tuple[int, int]) -> Fault:
@@ -69,3 +100,41 @@ def _enumerated(number: int, profile: Profile) -> Sequence[Fault]:
     """Each call of a save in turn, before and after it."""
     call, after = divmod((number - 1) % (2 * profile.calls), 2)
     return [Fault(point=Point.SAVE, step=max(1, profile.steps // 3), call=call + 1, after=bool(after))]
+
+
+def _outages(number: int, scenario: Scenario, profile: Profile, trace: Trace, *, seed: int) -> Sequence[Fault]:
+    """The outages of a trace from a tick on that the dice choose, as long as the trace has capacity for two whole runs."""
+    if all(trace.up) or not any(trace.up):
+        which = "no outage" if all(trace.up) else "no capacity at any time"
+        raise SpecError(f"{scenario.trace}: the trace has {which}, so there is nothing to try with it")
+    dice = random.Random(f"{seed}/{number}/trace")  # noqa: S311 - chooses where to interrupt, protects nothing
+    faults: list[Fault] = []
+    capacity_s = 0.0
+    for up_s, down_s in _spells(trace, dice):
+        capacity_s += up_s
+        steps, share = divmod(up_s * profile.steps / scenario.lasts_s, 1)
+        faults.append(
+            Fault(
+                point=Point.STEP if steps else Point.START_UP,
+                step=max(int(steps), 1),
+                since_start=True,
+                delay=round(share, 3),
+                notice=bool(steps) and dice.random() < scenario.notice,
+                pause_s=round(min(down_s / scenario.lasts_s * profile.steps * profile.step_s, _PAUSE_MAX_S), 3),
+            )
+        )
+        if capacity_s >= _TWICE * scenario.lasts_s or len(faults) == _OUTAGES_MAX:
+            break
+    return faults
+
+
+def _spells(trace: Trace, dice: random.Random) -> Iterator[tuple[float, float]]:
+    """Seconds with and then without capacity, for ever; begins somewhere in a spell with capacity."""
+    first = next(tick for tick, up in enumerate(trace.up) if up and not trace.up[tick - 1])
+    around = trace.up[first:] + trace.up[:first]
+    lengths = [sum(1 for _ in ticks) * trace.gap.total_seconds() for _, ticks in groupby(around)]
+    spells = list(zip(lengths[::2], lengths[1::2], strict=True))
+    (begin,) = dice.choices(range(len(spells)), weights=[up_s for up_s, _ in spells])
+    up_s, down_s = spells[begin]
+    yield up_s * dice.random(), down_s
+    yield from islice(cycle(spells), begin + 1, None)

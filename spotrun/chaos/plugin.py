@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,13 @@ class Spot:
         runs: int = 3,
         seed: int = 0,
         scenario: str = "default",
+        processes: int = 1,
         **where: str | Path | Mapping[str, str],
     ) -> Verdict:
         """Asserts that interrupted runs of the script are the same run, bit for bit, and gives the verdict.
 
         Args:
+            processes: that train together, as torchrun would start them.
             where: `cwd`, where the script runs; `folder`, where a script without spotrun keeps its checkpoints, relative to
                 `cwd`; `environment`, variables to add.
 
@@ -61,12 +64,14 @@ class Spot:
         made = self._directory / str(self._count)
         chosen = load_scenario(scenario)
         stage = self._stage(Path(script).absolute(), arguments, where, made, chosen.notice_s)
+        stage = replace(stage, workload=replace(stage.workload, processes=processes))
         harness = Harness(stage=stage, scenario=chosen, directory=made / "runs", seed=seed)
         harness.begin()
         verdict = harness.conclude([harness.run(number) for number in range(1, runs + 1)])
         if not verdict.passed:
             command = ["spotrun", "chaos", str(script), "--fast", "--seed", str(seed), "--scenario", scenario]
             command += [f"--folder={where['folder']}"] if where.get("folder") else []
+            command += ["--processes", str(processes)] if processes > 1 else []
             bad = [run.number for run in verdict.runs if not run.same]
             told = explained(verdict)
             if bad:

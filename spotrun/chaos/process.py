@@ -14,9 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from spotrun.errors import SpotrunError
 
-__all__ = ["ForkStarter", "FreshStarter", "HarnessFailed", "Process", "Start", "Starter", "kill"]
+__all__ = [
+    "ForkStarter",
+    "FreshStarter",
+    "HarnessFailed",
+    "Process",
+    "Start",
+    "Starter",
+    "child_arguments",
+    "kill",
+    "kill_alone",
+]
 
 _NURSERY_S = 30.0  # for the nursery to end once nothing is asked of it any more
 
@@ -35,6 +47,7 @@ class Start:
         witness: the socket of whoever listens.
         output: a file, for stdout and stderr.
         detect: let torch name what is not deterministic.
+        processes: that train together, as torchrun would start them on one machine.
     """
 
     argv: Sequence[str]
@@ -44,10 +57,11 @@ class Start:
     output: Path
     witness: str = ""
     detect: bool = False
+    processes: int = 1
 
 
 class Process(Protocol):
-    """A process that was started; it leads a group of its own."""
+    """A process that was started; it leads a group of its own. Of several that train together: the one that started them."""
 
     @property
     def pid(self) -> int:
@@ -72,20 +86,9 @@ class FreshStarter:
 
     def start(self, what: Start) -> Process:
         """See `Starter`."""
-        options = ["--detect"] if what.detect else []
-        command = [
-            sys.executable,
-            "-m",
-            "spotrun.chaos.child",
-            str(what.place),
-            what.witness,
-            *options,
-            "--",
-            *what.argv,
-        ]
         with what.output.open("ab") as output:
             return subprocess.Popen(
-                command,
+                [sys.executable, *_launcher(what.processes), "-m", "spotrun.chaos.child", *child_arguments(what)],
                 cwd=what.cwd,
                 env=dict(what.environment),
                 stdin=subprocess.DEVNULL,
@@ -98,16 +101,29 @@ class FreshStarter:
         """See `Starter`."""
 
 
+def child_arguments(what: Start) -> list[str]:
+    """What `spotrun.chaos.child` is told on its command line."""
+    return [str(what.place), what.witness, *(["--detect"] if what.detect else []), "--", *what.argv]
+
+
+def _launcher(processes: int) -> list[str]:
+    """torchrun, where there is more than one process; what it starts has an interpreter of its own each."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+
+
 class ForkStarter:
     """Each process is forked from one that has imported torch: no new process has to, and that is most of a start.
 
     What a script does before its own code runs is left out of the test by this: the imports, and settings that torch
     reads from the environment when it is imported.
+
+    Args:
+        imports: modules to import beforehand, too.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, imports: Sequence[str] = ()) -> None:
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "spotrun.chaos.nursery"],
+            [sys.executable, "-m", "spotrun.chaos.nursery", *imports],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -128,6 +144,7 @@ class ForkStarter:
             "output": str(what.output),
             "witness": what.witness,
             "detect": what.detect,
+            "processes": what.processes,
         }
         with contextlib.suppress(BrokenPipeError):
             self._nursery.stdin.write(json.dumps(request).encode() + b"\n")
@@ -168,9 +185,31 @@ class _Forked:
 
 
 def kill(process: Process) -> None:
-    """SIGKILL to the process and all of its group, as when a machine goes."""
+    """SIGKILL to the process, its group and all that descends from it, as when a machine goes."""
     if process.poll() is not None:
         return
+    family = _descendants(process.pid)  # torchrun's processes lead sessions of their own
     for send, target in ((os.killpg, process.pid), (os.kill, process.pid)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             send(target, signal.SIGKILL)
+    _kill_all(family)
+
+
+def kill_alone(pid: int) -> None:
+    """SIGKILL to one of several processes that train together, and to its loader workers."""
+    family = _descendants(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _kill_all(family)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def _kill_all(processes: Sequence[psutil.Process]) -> None:
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()

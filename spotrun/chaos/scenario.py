@@ -8,6 +8,9 @@ they are off, and the training must come to its end.
     interruptions: 3           # in one run, at most
     again: 0.5                 # chance of another one after each
     saves: 8                   # checkpoints in an uninterrupted run
+    alone: 0.5                 # of several processes: share of the interruptions without notice that kill one of them alone
+    trace: zone.json           # instead of points and dice: the outages of a recorded market (see `spotrun.market.trace`)
+    lasts: 24h                 # how long the uninterrupted run is taken to be in the trace's time
     enumerate_calls: false     # instead: each call of a save to the store, before and after, one a run
     runs: 20
     seed: 0
@@ -47,6 +50,9 @@ class Scenario(BaseModel):
     interruptions: int = Field(default=3, ge=1, le=50)
     again: float = Field(default=0.5, ge=0, le=1)
     saves: int = Field(default=8, ge=1)
+    alone: float = Field(default=0.5, ge=0, le=1)
+    trace: str = ""
+    lasts: str = "24h"
     enumerate_calls: bool = False
     runs: int = Field(default=20, ge=1, le=10_000)
     seed: int = 0
@@ -61,7 +67,7 @@ class Scenario(BaseModel):
             raise ValueError("name at least one point")
         return points
 
-    @field_validator("notice_window")
+    @field_validator("notice_window", "lasts")
     @classmethod
     def _a_duration(cls, text: str) -> str:
         if parse_duration(text).total_seconds() <= 0:
@@ -72,6 +78,11 @@ class Scenario(BaseModel):
     def notice_s(self) -> float:
         """From a notice to the end of the machine."""
         return parse_duration(self.notice_window).total_seconds()
+
+    @property
+    def lasts_s(self) -> float:
+        """How long the uninterrupted run is taken to be in the trace's time."""
+        return parse_duration(self.lasts).total_seconds()
 
 
 def shipped() -> list[str]:
@@ -87,15 +98,15 @@ def load_scenario(wanted: str) -> Scenario:
     """
     path = Path(wanted)
     if wanted in shipped():
-        text = (_folder() / f"{wanted}.yaml").read_text(encoding="utf-8")
+        text = (_folder() / f"{wanted}.yaml").read_bytes()
     elif path.is_file() and path.stat().st_size <= _SIZE_MAX:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     else:
         raise SpecError(f"{wanted} is neither a scenario file nor one of {', '.join(shipped())}")
     try:
         found: Any = yaml.safe_load(text) or {}
         return Scenario.model_validate({"name": path.stem, **found} if isinstance(found, dict) else found)
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, RecursionError) as err:
         raise SpecError(f"{wanted} is not YAML: {err}") from None
     except ValidationError as err:
         problems = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in err.errors())

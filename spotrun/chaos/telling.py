@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from spotrun.chaos.harness import RunReport, Verdict
+from spotrun.chaos.history import Divergence
 from spotrun.chaos.verdict import Judgement
 
-__all__ = ["Told", "differences", "explained", "mean", "repeat_command", "to_json", "to_junit"]
+__all__ = ["Told", "differences", "diverged", "explained", "mean", "repeat_command", "to_json", "to_junit"]
 
 _NAMES_MAX = 6
 
@@ -62,6 +63,14 @@ def differences(judgement: Judgement) -> list[str]:
     return told
 
 
+def diverged(divergence: Divergence | None) -> str:
+    """Where what was saved differs first, in a sentence."""
+    if divergence is None:
+        return ""
+    before = f"the checkpoints agree up to step {divergence.agreed}, and " if divergence.agreed is not None else ""
+    return f"{before}the checkpoint of step {divergence.step} differs: {_some(divergence.parts)}"
+
+
 def explained(verdict: Verdict) -> str:
     """What is wrong, and why, as lines of text; empty if nothing is."""
     lines = []
@@ -74,6 +83,7 @@ def explained(verdict: Verdict) -> str:
             lines.append(f"run {run.number}, interrupted at {where or 'no point'}:")
             lines += [f"  {line}" for line in differences(run.judgement)]
             lines += [f"  missing at step {run.at_step}: {cause.what}. {cause.advice}" for cause in run.causes]
+            lines += [f"  {diverged(run.divergence)}"] * (run.divergence is not None)
             lines += [f"  | {line}" for line in run.tail.splitlines()]
     lines += [f"no run was interrupted at the point {point.value}" for point in verdict.unreached]
     return "\n".join(lines)
@@ -175,6 +185,8 @@ def _failure(run: RunReport, command: str) -> Iterator[Text]:
         yield Text(f"  What was missing when it went on at step {run.at_step}:", style="bold")
         for cause in run.causes:
             yield Text(f"    {cause.what}\n      {cause.advice}")
+    if run.divergence is not None:
+        yield Text(f"  {diverged(run.divergence)}")
     if run.tail:
         yield Text("".join(f"  | {line}\n" for line in run.tail.splitlines()).rstrip(), style="dim")
     yield Text(f"  repeat it: {command}", no_wrap=True, overflow="ignore")
@@ -204,6 +216,7 @@ def _run(run: RunReport, command: str) -> dict[str, Any]:
         "planned": [str(fault) for fault in run.faults],
         "differences": differences(judgement),
         "missing_at_step": run.at_step,
+        "checkpoint_differs": _divergence(run.divergence),
         "missing": [_cause(cause) for cause in run.causes],
         "same_losses": judgement.losses.same if judgement.losses else None,
         "same_weights": judgement.weights.same if judgement.weights else None,
@@ -219,6 +232,7 @@ def _run(run: RunReport, command: str) -> dict[str, Any]:
                 "steps_lost": each.steps_lost,
                 "margin_s": _rounded(each.margin_s),
                 "restart_s": _rounded(each.restart_s),
+                "waited_s": round(each.waited_s, 3),
             }
             for each in judgement.interruptions
         ],
@@ -227,6 +241,10 @@ def _run(run: RunReport, command: str) -> dict[str, Any]:
         "output": run.tail,
         "repeat": command,
     }
+
+
+def _divergence(found: Divergence | None) -> dict[str, Any] | None:
+    return None if found is None else {"at_step": found.step, "agreed_up_to": found.agreed, "parts": list(found.parts)}
 
 
 def _cause(cause: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from spotrun.chaos.fault import Fault, Profile, is_commit
 from spotrun.chaos.life import Guide, Life, live
 from spotrun.chaos.process import Start, Starter
+from spotrun.chaos.rented import SCALE
 from spotrun.clock import Clock
 from spotrun.job.message import Progress, parse
 from spotrun.store import CommitEntry, open_store, read_log
@@ -22,6 +23,7 @@ JOB = "chaos"  # the job's id, the same in all runs: a script may depend on it
 _NEVER_S = 7 * 24 * 3600  # the longest interval there is: the harness says when to save, so that a seed repeats a run
 _ATTEMPTS_BEYOND = 2  # the planned faults; more attempts do not come to an end
 _TAIL_LINES = 12
+_KEPT = 1000  # the most there may be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,8 @@ class Workload:
         cwd: where it runs.
         environment: what it inherits.
         folder: where a script without `spotrun.attach` keeps its own checkpoints, relative to `cwd`.
+        processes: that train together, as torchrun would start them on one machine.
+        rented: the folder is kept by spotrun's agent, and each attempt runs on a new machine.
     """
 
     script: Path
@@ -40,6 +44,8 @@ class Workload:
     cwd: Path
     environment: Mapping[str, str]
     folder: Path | None = None
+    processes: int = 1
+    rented: bool = False
 
 
 class Watch(str, Enum):
@@ -122,7 +128,6 @@ def try_out(
 ) -> Trial:
     """Plays one run. `directory` is new."""
     (directory / "output").mkdir(parents=True)
-    cwd = _workplace(stage.workload, directory)
     store = f"{(directory / 'store').absolute().as_uri()}/{JOB}"
     attempts: list[Attempt] = []
     finished = False
@@ -132,19 +137,20 @@ def try_out(
         place.mkdir()
         start = Start(
             argv=[str(stage.workload.script), *stage.workload.arguments],
-            environment=_environment(stage.workload, directory, number),
-            cwd=cwd,
+            environment=_environment(stage.workload, directory, number, keeps=watch is Watch.MEMORY),
+            cwd=_workplace(stage.workload, directory, number),
             place=place,
             output=place / "log.txt",
             detect=watch is Watch.OPERATIONS,
+            processes=stage.workload.processes,
         )
         guide = Guide(
-            request=place / "request.json",
+            request=None if stage.workload.rented else place / "request.json",
             fault=fault,
             profile=profile,
             save_at=save_at,
             looks=watch is Watch.MEMORY,
-            notice_s=stage.notice_s,
+            notice_s=stage.notice_s / SCALE if stage.workload.rented else stage.notice_s,
             limit_s=stage.limit_s,
             told=stage.told,
             signals_group=stage.signals_group,
@@ -158,6 +164,8 @@ def try_out(
         finished = life.exit_code == 0 and not life.lost
         if finished or not (life.lost or life.noticed_s is not None):
             break
+        if fault is not None and fault.pause_s:
+            stage.clock.sleep(fault.pause_s)
     return Trial(
         directory=directory,
         store=store,
@@ -168,7 +176,7 @@ def try_out(
     )
 
 
-def profile_of(trial: Trial) -> Profile:
+def profile_of(trial: Trial, *, processes: int = 1) -> Profile:
     """What an uninterrupted run was seen to do."""
     life = trial.last.life
     attached = life.attached
@@ -182,6 +190,7 @@ def profile_of(trial: Trial) -> Profile:
         step_s=span / max(steps - 1, 1),
         ends=ends,
         calls=_calls(life),
+        processes=processes,
     )
 
 
@@ -197,22 +206,32 @@ def _calls(life: Life) -> int:
     return 0
 
 
-def _workplace(workload: Workload, directory: Path) -> Path:
-    """Where the script runs: its own place, or with a folder a place that has everything else in common with it."""
+def _workplace(workload: Workload, directory: Path, attempt: int) -> Path:
+    """Where the script runs: its own place, or with a folder a place that has everything else in common with it.
+
+    The folder is what the attempt before left of it; on a rented machine there is none.
+    """
     if workload.folder is None:
         return workload.cwd
-    (directory / "folder").mkdir()
-    work = directory / "work"
+    kept = (directory / "folder").absolute()
+    work = directory / (f"work-{attempt}" if workload.rented else "work")
     place = work / workload.folder
+    if workload.rented:
+        kept.unlink(missing_ok=True)
+        kept.symlink_to(place.absolute(), target_is_directory=True)  # once it is there
+    elif attempt > 1:
+        return work
     place.parent.mkdir(parents=True)
-    place.symlink_to((directory / "folder").absolute(), target_is_directory=True)
+    if not workload.rented:
+        kept.mkdir()
+        place.symlink_to(kept, target_is_directory=True)
     for entry in workload.cwd.iterdir():
         if entry.name != workload.folder.parts[0]:
             (work / entry.name).symlink_to(entry.absolute())
     return work
 
 
-def _environment(workload: Workload, directory: Path, attempt: int) -> dict[str, str]:
+def _environment(workload: Workload, directory: Path, attempt: int, *, keeps: bool) -> dict[str, str]:
     environment = {name: value for name, value in workload.environment.items() if not name.startswith("SPOTRUN_")}
     environment |= {
         "PYTHONUNBUFFERED": "1",
@@ -224,6 +243,8 @@ def _environment(workload: Workload, directory: Path, attempt: int) -> dict[str,
         "SPOTRUN_OUTPUT_DIR": str((directory / "output").absolute()),
         "SPOTRUN_INTERVAL": str(_NEVER_S),
     }
+    if keeps:  # all commits, to be compared
+        environment["SPOTRUN_KEEP_LAST"] = str(_KEPT)
     return environment
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import filecmp
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spotrun.chaos.census import Kind
 from spotrun.chaos.child import FINAL
+from spotrun.chaos.diagnosis import read_census
 from spotrun.chaos.equivalence import LossVerdict, StateVerdict, compare_losses, compare_states
 from spotrun.chaos.fault import Profile
-from spotrun.chaos.life import Life
+from spotrun.chaos.history import documents_differing
+from spotrun.chaos.life import STRANDED_S, Life
 from spotrun.chaos.trial import Attempt, Trial
 from spotrun.store import BlobStore, CommitEntry, Manifest, open_store, read_log, read_manifest
 
@@ -34,6 +35,7 @@ class Interruption:
         steps_lost: of these, done again by the next attempt.
         margin_s: from the commit after the notice to the end that was announced; None without either.
         restart_s: from the start of the next attempt to its first step.
+        waited_s: without capacity, before it.
     """
 
     where: str
@@ -44,6 +46,7 @@ class Interruption:
     steps_lost: int
     margin_s: float | None = None
     restart_s: float | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +91,7 @@ def judge(
     """Compares a run with the uninterrupted one.
 
     Args:
-        noise: tensors of the checkpoint that differ from run to run without an interruption, and mean nothing.
+        noise: parts of the checkpoint that differ from run to run without an interruption, and mean nothing.
     """
     problems = list(_problems(trial, notice_s))
     compared = reference.finished and trial.finished
@@ -101,7 +104,8 @@ def judge(
             problems.append("nothing was committed")
         else:
             state, weights = compare_states(ours, theirs), compare_states(ours, theirs, prefix=_WEIGHTS)
-            state = replace(state, differing=tuple(name for name in state.differing if name not in noise))
+            differing = (*state.differing, *documents_differing(ours[1], theirs[1]))
+            state = replace(state, differing=tuple(name for name in differing if name not in noise))
     wall_s = sum(attempt.life.ended_s for attempt in trial.attempts)
     return Judgement(
         problems=problems,
@@ -125,6 +129,10 @@ def _problems(trial: Trial, notice_s: float) -> list[str]:
     committed: int | None = None
     for number, attempt in enumerate(trial.attempts, start=1):
         life = attempt.life
+        if life.stranded and attempt.fault is not None:
+            problems.append(
+                f"attempt {number}: process {attempt.fault.rank} was killed, and the others did not end for it in {STRANDED_S:.0f} s"
+            )
         if life.hung:
             problems.append(f"attempt {number} hung, and was ended after {life.ended_s:.0f} s")
         elif not life.lost and life.exit_code != 0 and life.noticed_s is None:
@@ -163,6 +171,7 @@ def _interruption(attempt: Attempt, after: Attempt | None, profile: Profile, not
         steps_lost=max(step - max(kept, 0), 0) if after is not None else 0,
         margin_s=margin,
         restart_s=first,
+        waited_s=attempt.fault.pause_s if after is not None else 0.0,
     )
 
 
@@ -204,10 +213,10 @@ def _memory(reference: Trial, trial: Trial) -> list[str]:
 
 def _final(trial: Trial) -> dict[tuple[str, str, str], str]:
     try:
-        rows = json.loads((trial.last.place / FINAL).read_bytes())
+        entries = read_census(trial.last.place / FINAL)
     except FileNotFoundError:
         return {}
-    return {(row["kind"], row["name"], row["part"]): row["digest"] for row in rows if row["kind"] in _LASTING}
+    return {key: entry.digest for key, entry in entries.items() if entry.kind in _LASTING}
 
 
 def _files(ours: Path, theirs: Path) -> list[str]:

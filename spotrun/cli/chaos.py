@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,18 @@ def chaos(
     folder: Annotated[
         Path | None, typer.Option(help="For a script without spotrun: where it keeps its checkpoints.", metavar="DIR")
     ] = None,
+    agent: Annotated[
+        bool, typer.Option("--agent", help="With --folder: through spotrun's agent, on a new machine each time.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Train in so many processes, as torchrun would start them.")
+    ] = 1,
+    trace: Annotated[
+        str, typer.Option(help="Interrupt where this recorded market had an outage.", metavar="FILE")
+    ] = "",
+    lasts: Annotated[
+        str, typer.Option(help="With --trace: how long the uninterrupted run is in the trace's time.")
+    ] = "",
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only look ahead: does a save fit the notice, does SIGTERM arrive?")
     ] = False,
@@ -59,16 +72,17 @@ def chaos(
     from spotrun.chaos.telling import Told, to_json, to_junit
 
     changes = {"runs": runs, "seed": seed, "script": script or None, "args": arguments or None}
+    changes |= {"trace": trace or None, "lasts": lasts or None}
     chosen = _changed(load_scenario(scenario), changes)
     console = Console(stderr=as_json)
+    ways = _Ways(folder=folder, directory=directory, fast=fast, agent=agent, processes=processes)
+    ways.check(preflight=preflight)
     if preflight:
-        raise typer.Exit(
-            0 if _look_ahead(chosen, console, (folder, directory), fast, (place, interval, as_json)) else 1
-        )
-    options = [f"--folder={folder}"] if folder else []
-    command = ["spotrun", "chaos", chosen.script, "--seed", str(chosen.seed), "--scenario", scenario, *options]
-    command += ["--fast"] if fast else []
-    verdict = _try(chosen, console, (folder, directory), (fast, twice, runs is None), only or ())
+        raise typer.Exit(0 if _look_ahead(chosen, console, ways, (place, interval, as_json)) else 1)
+    command = ["spotrun", "chaos", chosen.script, "--seed", str(chosen.seed), "--scenario", scenario, *ways.options]
+    command += [f"--trace={trace}"] * bool(trace) + [f"--lasts={lasts}"] * bool(lasts)
+    with _harness(chosen, console, ways) as harness:
+        verdict = _play(harness, console, only or (), twice=twice, all_of_it=runs is None)
     given = list(chosen.args)
     if html is not None:
         html.write_text(render_page(verdict, command, name=chosen.script, arguments=given), encoding="utf-8")
@@ -82,32 +96,53 @@ def chaos(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ways:
+    """How a script is run."""
+
+    folder: Path | None
+    directory: Path | None
+    fast: bool
+    agent: bool
+    processes: int
+
+    @property
+    def options(self) -> list[str]:
+        """What repeats it."""
+        options = [f"--folder={self.folder}"] * (self.folder is not None) + ["--agent"] * self.agent
+        options += ["--processes", str(self.processes)] * (self.processes > 1)
+        return options + ["--fast"] * self.fast
+
+    def check(self, *, preflight: bool) -> None:
+        """Refuses what does not go together."""
+        from spotrun.errors import SpecError
+
+        folder = self.folder
+        if folder is not None and (folder.is_absolute() or ".." in folder.parts or folder == Path()):
+            raise SpecError(f"--folder {folder}: name a folder inside of the current directory, relative to it")
+        if self.agent and (folder is None or self.fast or self.processes > 1 or preflight):
+            raise SpecError(
+                "--agent is for a script with a checkpoint folder of its own, one process, started anew each time: name "
+                "--folder, and leave out --fast, --processes and --preflight"
+            )
+        if preflight and self.processes > 1:
+            raise SpecError("--preflight looks at one process: leave out --processes")
+
+
 def _changed(scenario: Scenario, changes: Mapping[str, object]) -> Scenario:
+    from pydantic import ValidationError
+
     from spotrun.chaos.scenario import Scenario
+    from spotrun.errors import SpecError
 
     given = {name: value for name, value in changes.items() if value is not None}
-    return Scenario.model_validate({**scenario.model_dump(), **given})
+    try:
+        return Scenario.model_validate({**scenario.model_dump(), **given})
+    except ValidationError as err:
+        raise SpecError("; ".join(f"--{each['loc'][0]}: {each['msg']}" for each in err.errors())) from None
 
 
-def _try(
-    scenario: Scenario,
-    console: Console,
-    places: tuple[Path | None, Path | None],
-    switches: tuple[bool, bool, bool],
-    only: Sequence[int],
-) -> Verdict:
-    fast, twice, all_of_it = switches
-    with _harness(scenario, console, places, fast=fast) as harness:
-        return _play(harness, console, only, twice=twice, all_of_it=all_of_it)
-
-
-def _look_ahead(
-    scenario: Scenario,
-    console: Console,
-    places: tuple[Path | None, Path | None],
-    fast: bool,
-    asked: tuple[str, str, bool],
-) -> bool:
+def _look_ahead(scenario: Scenario, console: Console, ways: _Ways, asked: tuple[str, str, bool]) -> bool:
     import dataclasses
     import json
 
@@ -117,7 +152,7 @@ def _look_ahead(
     place, interval, as_json = asked
     interval_s = parse_duration(interval).total_seconds() if interval not in ("", "auto") else None
     findings = []
-    with _harness(scenario, console, places, fast=fast) as harness:
+    with _harness(scenario, console, ways) as harness:
         harness.begin()
         for finding in look_ahead(
             harness.stage, harness.reference, harness.profile, place=place, interval_s=interval_s
@@ -134,30 +169,37 @@ def _look_ahead(
 
 
 @contextmanager
-def _harness(
-    scenario: Scenario, console: Console, places: tuple[Path | None, Path | None], *, fast: bool
-) -> Iterator[Harness]:
+def _harness(scenario: Scenario, console: Console, ways: _Ways) -> Iterator[Harness]:
     import tempfile
 
     from spotrun.chaos.harness import Harness
-    from spotrun.chaos.process import ForkStarter, FreshStarter
+    from spotrun.chaos.process import ForkStarter, FreshStarter, Starter
+    from spotrun.chaos.rented import AgentStarter
     from spotrun.chaos.trial import Stage, Workload
     from spotrun.clock import SystemClock
     from spotrun.errors import SpecError
 
-    folder, directory = places
     path = Path(scenario.script)
     if not path.is_file():
         raise SpecError(f"{scenario.script or 'no script'}: there is no such file; name a Python script to try")
-    if folder is not None and (folder.is_absolute() or ".." in folder.parts or folder == Path()):
-        raise SpecError(f"--folder {folder}: name a folder inside of the current directory, relative to it")
     workload = Workload(
-        script=path.absolute(), arguments=scenario.args, cwd=Path.cwd(), environment=dict(os.environ), folder=folder
+        script=path.absolute(),
+        arguments=scenario.args,
+        cwd=Path.cwd(),
+        environment=dict(os.environ),
+        folder=ways.folder,
+        processes=ways.processes,
+        rented=ways.agent,
     )
+    directory = ways.directory
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix="chaos-", dir=directory)).absolute()
-    starter = ForkStarter(workload.environment) if fast else FreshStarter()
+    starter: Starter
+    if ways.agent and ways.folder is not None:
+        starter = AgentStarter(ways.folder, SystemClock())
+    else:
+        starter = ForkStarter(workload.environment) if ways.fast else FreshStarter()
     try:
         stage = Stage(workload=workload, starter=starter, clock=SystemClock(), notice_s=scenario.notice_s)
         yield Harness(stage=stage, scenario=scenario, directory=made, seed=scenario.seed, keeps=directory is not None)

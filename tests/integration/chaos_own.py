@@ -21,9 +21,19 @@ def augmented(index: int) -> torch.Tensor:
     return torch.full((4, 6), index / 10) + random.gauss(0, 0.1) + float(np.random.normal()) + torch.randn(4, 6)
 
 
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.ones(8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.level.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return x * self.level
+
+
 def train() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), Gate(), nn.Dropout(0.2), nn.Linear(8, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=3)
@@ -50,6 +60,7 @@ def train() -> None:
 def save(model: nn.Module, parts: dict, order: random.Random, position: int) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"model": model.state_dict(), "position": position, "order": order.getstate()}
+    state["levels"] = [model[3].level, parts["ema"].module[3].level]  # in no state_dict
     state["gradients"] = [parameter.grad for parameter in model.parameters()]
     state |= {"python": random.getstate(), "numpy": list(np.random.get_state()), "torch": torch.get_rng_state()}
     state["numpy"][1] = torch.tensor(state["numpy"][1].astype(np.int64))
@@ -69,6 +80,9 @@ def resume(model: nn.Module, parts: dict, order: random.Random) -> int:
             part.load_state_dict(state[name])
     for parameter, gradient in zip(model.parameters(), state["gradients"], strict=True):
         parameter.grad = gradient if DROP != "accumulation" else None
+    levels = [model[3].level, parts["ema"].module[3].level]
+    for level, saved in zip(levels[DROP == "buffer" :], state["levels"][DROP == "buffer" :], strict=True):
+        level.copy_(saved)
     if DROP != "order":
         order.setstate(state["order"])
     if DROP != "python":

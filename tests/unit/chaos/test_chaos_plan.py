@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from spotrun.chaos.fault import Fault, Point, Profile, Trigger
 from spotrun.chaos.plan import plan_run, points_of
 from spotrun.chaos.scenario import Scenario, load_scenario, shipped
 from spotrun.errors import SpecError
+from spotrun.market.trace import Trace
 
 PROFILE = Profile(attached=True, steps=20, step_s=0.1, ends={10: 2.0, 20: 2.0}, calls=7)
 
@@ -122,3 +125,55 @@ def test_a_scenario_that_is_nowhere_names_those_that_are_there() -> None:
     """The names are short."""
     with pytest.raises(SpecError, match="every-call"):
         load_scenario("nightly")
+
+
+TRACE = Trace(gap=timedelta(hours=1), counts=(1, 1, 0, 1, 1, 1, 0, 0))
+
+
+def test_a_trace_plans_its_outages() -> None:
+    """Twenty steps stand for ten hours: spells of three and two hours train six and four steps, and outages of two hours and of
+    one are waits of 0.4 and 0.2 s, as the whole run took two."""
+    scenario = Scenario(lasts="10h", notice=0)
+    for number in range(1, 20):
+        faults = plan_run(number, scenario, PROFILE, seed=0, trace=TRACE)
+        assert faults == plan_run(number, scenario, PROFILE, seed=0, trace=TRACE)
+        first, *rest = faults
+        assert first.step <= 6
+        assert [(fault.step, fault.pause_s) for fault in rest[:4]] in (
+            [(6, 0.4), (4, 0.2), (6, 0.4), (4, 0.2)],
+            [(4, 0.2), (6, 0.4), (4, 0.2), (6, 0.4)],
+        )
+        assert all(fault.since_start for fault in faults)
+        assert len(faults) >= 8  # twenty hours of capacity
+    assert {plan_run(number, scenario, PROFILE, seed=0, trace=TRACE)[0].step for number in range(1, 40)} > {1, 2, 3}
+
+
+def test_a_long_trace_ends() -> None:
+    """A run of minutes on a trace of days has an outage at most; one of years has many, and then the faults are off."""
+    (fault,) = plan_run(1, Scenario(lasts="1m"), PROFILE, seed=0, trace=TRACE)
+    assert fault.step > 20
+    assert len(plan_run(1, Scenario(lasts="8760h"), PROFILE, seed=0, trace=TRACE)) == 50
+
+
+@pytest.mark.parametrize(("counts", "which"), [((1, 1), "no outage"), ((0, 0), "no capacity at any time")])
+def test_a_trace_without_both_is_refused(counts: tuple[float, ...], which: str) -> None:
+    """In words."""
+    with pytest.raises(SpecError, match=which):
+        plan_run(1, Scenario(), PROFILE, seed=0, trace=Trace(gap=timedelta(hours=1), counts=counts))
+
+
+def test_a_fault_that_counts_from_the_start_of_its_attempt() -> None:
+    """Whatever step it resumed from."""
+    trigger = Trigger(Fault(point=Point.STEP, step=2, since_start=True), PROFILE)
+    assert [trigger.hear(what) for what in ("attach", "boundary 8", "boundary 9")] == [None, None, 0.0]
+
+
+def test_of_several_processes_one_is_killed_alone_here_and_there() -> None:
+    """Never with a notice, which goes to the machine; and with one process the plan is as it was."""
+    gang = replace(PROFILE, processes=3)
+    plans = [plan_run(number, Scenario(), gang, seed=0) for number in range(1, 40)]
+    alone = [plan_run(number, Scenario(), PROFILE, seed=0) for number in range(1, 40)]
+    assert [[replace(fault, rank=None) for fault in plan] for plan in plans] == [list(plan) for plan in alone]
+    assert {fault.rank for plan in plans for fault in plan} == {None, 0, 1, 2}
+    assert all(fault.rank is None for plan in plans for fault in plan if fault.notice)
+    assert "process 1 alone" in str(Fault(point=Point.STEP, step=3, rank=1))
