@@ -39,18 +39,10 @@ def chaos(
     folder: Annotated[
         Path | None, typer.Option(help="For a script without spotrun: where it keeps its checkpoints.", metavar="DIR")
     ] = None,
-    agent: Annotated[
-        bool, typer.Option("--agent", help="With --folder: through spotrun's agent, on a new machine each time.")
-    ] = False,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Train in so many processes, as torchrun would start them.")
-    ] = 1,
-    trace: Annotated[
-        str, typer.Option(help="Interrupt where this recorded market had an outage.", metavar="FILE")
-    ] = "",
-    lasts: Annotated[
-        str, typer.Option(help="With --trace: how long the uninterrupted run is in the trace's time.")
-    ] = "",
+    agent: Annotated[bool, typer.Option("--agent", help="With --folder: through the agent, on new machines.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="How many processes, as torchrun would start them.")] = 1,
+    trace: Annotated[str, typer.Option(help="Interrupt at the outages of this recording.", metavar="FILE")] = "",
+    lasts: Annotated[str, typer.Option(help="With --trace: what the run takes in its time; 24h.")] = "",
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only look ahead: does a save fit the notice, does SIGTERM arrive?")
     ] = False,
@@ -67,9 +59,7 @@ def chaos(
     """
     from rich.console import Console
 
-    from spotrun.chaos.page import render_page
     from spotrun.chaos.scenario import load_scenario
-    from spotrun.chaos.telling import Told, to_json, to_junit
 
     changes = {"runs": runs, "seed": seed, "script": script or None, "args": arguments or None}
     changes |= {"trace": trace or None, "lasts": lasts or None}
@@ -83,7 +73,23 @@ def chaos(
     command += [f"--trace={trace}"] * bool(trace) + [f"--lasts={lasts}"] * bool(lasts)
     with _harness(chosen, console, ways) as harness:
         verdict = _play(harness, console, only or (), twice=twice, all_of_it=runs is None)
+    _tell(verdict, command, chosen, console, (html, junit, as_json))
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _tell(
+    verdict: Verdict,
+    command: Sequence[str],
+    chosen: Scenario,
+    console: Console,
+    wanted: tuple[Path | None, Path | None, bool],
+) -> None:
+    from spotrun.chaos.page import render_page
+    from spotrun.chaos.telling import Told, to_json, to_junit
+
     given = list(chosen.args)
+    html, junit, as_json = wanted
     if html is not None:
         html.write_text(render_page(verdict, command, name=chosen.script, arguments=given), encoding="utf-8")
     if junit is not None:
@@ -92,8 +98,6 @@ def chaos(
         typer.echo(to_json(verdict, command, arguments=given))
     else:
         console.print(Told(verdict, command, arguments=given), crop=False)  # a command is copied whole
-    if not verdict.passed:
-        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
