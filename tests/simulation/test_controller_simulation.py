@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from controller_world import Faults, World
 
-from spotrun.controller import Controller, Journal, Timing
-from spotrun.cost.ledger import build_ledger
+from spotrun.controller import Controller
 from spotrun.errors import JournalCorrupt, LeaseLost, StoreUnavailable, Throttled
 from spotrun.job import (
     AttemptEnded,
     EndReason,
-    Event,
     Launched,
     Phase,
     StopRequested,
     check_invariants,
-    fold,
     step,
 )
-from spotrun.market.offer import PriceStep
 from spotrun.providers.provider import EndCause, Instance
 
 DAY_S = 86400.0
@@ -484,107 +479,3 @@ def test_of_two_controllers_one_acts(tmp_path: Path) -> None:
     assert first.jobs == {}, "what it remembers is out of date"
     assert finish(world, second, job_id) is Phase.COMPLETED
     check(world, job_id)
-
-
-class Crash(BaseException):
-    """The controller is gone."""
-
-
-class CrashingJournal(Journal):
-    """Dies at chance, before or after a write."""
-
-    def __init__(self, where: Path, world: World, share: float) -> None:
-        super().__init__(where)
-        self._world = world
-        self._share = share
-
-    def append(self, job_id: str, expected_seq: int, event: Event, *, lease_epoch: int | None = None) -> int:
-        self._maybe()
-        seq = super().append(job_id, expected_seq, event, lease_epoch=lease_epoch)
-        self._maybe()
-        return seq
-
-    def _maybe(self) -> None:
-        if self._world.dice.random() < self._share:
-            raise Crash
-
-
-BAD_DAY = Faults(
-    throttled=0.05,
-    launch_lost=0.1,
-    launch_doubled=0.1,
-    refused=0.15,
-    invisible_s=200.0,
-    stale_s=60.0,
-    mean_up_s=3600.0,
-    store_down=0.03,
-    command_fails=0.05,
-)
-FAST = Timing(lease_wall_s=600, poll_s=120, poll_wall_s=120, poll_wall_max_s=120, idle_wall_s=120)
-
-
-@pytest.mark.parametrize("first_seed", range(0, 200, 20))
-def test_whatever_happens_nothing_leaks_and_one_end_is_reached(tmp_path: Path, first_seed: int) -> None:
-    """Two hundred bad days, each with everything at once: throttles, lost answers, doubles, late listings, refusals,
-    interruptions with and without notice, a flaky store, failing commands, crashes, and sometimes a second controller.
-    To repeat a failure, run this test with the seed in its message."""
-    for seed in range(first_seed, first_seed + 20):
-        directory = tmp_path / str(seed)
-        directory.mkdir()
-        bad_day(World(directory, seed=seed, faults=BAD_DAY, timing=FAST, steps=30), seed)
-
-
-def bad_day(world: World, seed: int) -> None:
-    """Runs one seed and checks it."""
-    job_id = world.submit(max_run="3h", max_wait="12h", max_restarts=2)
-    try:
-        controllers = [_crashing(world)]
-        if world.dice.random() < 0.25:
-            controllers.append(_crashing(world))
-        while not (world.job(job_id).phase.is_end and not world.living()):
-            assert world.clock.at_s < DAY_S, "it never ends"
-            for index, controller in enumerate(controllers):
-                try:
-                    pause_s = controller.tick()
-                except Crash:
-                    controllers[index], pause_s = _crashing(world), world.dice.uniform(5, 700)
-                except LeaseLost:
-                    pause_s = 60.0
-            world.pass_time(max(5.0, pause_s))
-        check(world, job_id)
-        for machine in world.provider.machines:
-            lived = (machine.instance.ended_at or world.clock.now()) - machine.instance.launched_at
-            assert not machine.is_duplicate or lived <= timedelta(minutes=45), "a double is found"
-        assert fold(world.events(job_id)) == world.job(job_id)
-        check_accounts(world.events(job_id))
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}\n" + "\n".join(world.kinds(job_id))) from error
-
-
-def check_accounts(events: Sequence[Event]) -> None:
-    """The ledger of whatever happened adds up, to the microsecond and to the nano-dollar."""
-
-    def price(_: int) -> tuple[PriceStep, ...]:
-        return (PriceStep(at=events[0].at, usd_per_hour=Decimal("0.4")),)
-
-    ledger = build_ledger(events, price, price)
-    for row in ledger.rows:
-        assert sum(row.times.values(), timedelta()) == row.life
-        assert sum(row.money.values()) == row.cost_usd
-    assert sum(ledger.money.values()) + ledger.extras_usd == ledger.total_usd
-    assert ledger.run_time + ledger.wait_time == ledger.wall_time
-
-
-def _crashing(world: World) -> Controller:
-    return world.controller(CrashingJournal(world.directory / "journal.db", world, 0.01))
-
-
-def test_the_same_seed_is_the_same_story(tmp_path: Path) -> None:
-    """A failing seed can be repeated."""
-    stories = []
-    for run in ("one", "two"):
-        (tmp_path / run).mkdir()
-        world = World(tmp_path / run, seed=7, faults=BAD_DAY, timing=FAST, steps=30)
-        bad_day(world, 7)
-        stories.append([world.events(job_id) for job_id in world.journal.jobs()])
-    assert stories[0] == stories[1]

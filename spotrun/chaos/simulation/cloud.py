@@ -20,7 +20,6 @@ __all__ = ["Call", "Cloud", "Lot", "SimProvider"]
 _T = TypeVar("_T")
 
 ZONES = ("sim1-az1", "sim1-az2", "sim1-az3")
-NOTICE_S = 120.0
 ON_DEMAND_USD = Decimal("1.006")
 _HOURS = 48  # of prices
 
@@ -134,11 +133,11 @@ class Cloud:
             self.end(lot, EndCause.INTERRUPTED)
             return
         now = scene.timeline.now()
-        lot.notice_at, lot.notice_deadline = now, now + timedelta(seconds=NOTICE_S)
+        lot.notice_at, lot.notice_deadline = now, now + timedelta(seconds=scene.faults.notice_s)
         lot.notice_listed = not scene.happens(scene.faults.deaf)
         scene.history.add("cloud", f"announces the end of {lot.id}")
         lot.on_notice()
-        scene.timeline.after(NOTICE_S, lambda: self.end(lot, EndCause.INTERRUPTED))
+        scene.timeline.after(scene.faults.notice_s, lambda: self.end(lot, EndCause.INTERRUPTED))
 
     def end(self, lot: Lot, cause: EndCause) -> None:
         """The machine is gone, and bills no more."""

@@ -37,6 +37,7 @@ class Faults:
     zone_up_s: float = 1e9  # mean time for which a zone has capacity; then it takes its machines back
     zone_down_s: float = 1200.0
     mean_up_s: float = 1e9  # until a single machine is taken back
+    notice_s: float = 120.0  # from a notice to the end
     without_notice: float = 0.0  # of interruptions
     deaf: float = 0.0  # of notices: the listing never shows them
     lag_s: float = 0.0  # until a new machine is listed
@@ -80,12 +81,13 @@ class Faults:
             no_capacity=some(0.3),
             zone_up_s=dice.uniform(3000, 12000) if dice.random() < 0.6 else 1e9,
             mean_up_s=dice.uniform(2500, 9000) if dice.random() < 0.8 else 1e9,
+            notice_s=dice.choice((120.0, 120.0, 280.0)),
             without_notice=dice.random(),
             deaf=some(1.0),
             lag_s=some(200.0),
             stale_s=some(90.0),
             forgets=some(0.5, 0.3),
-            doubled=some(0.3, 0.15),
+            doubled=some(0.8, 0.3),
             dies=some(0.006),
             zombie_s=some(500.0, 0.7),
             hangs=some(0.3),
