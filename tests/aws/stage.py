@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from spotrun.controller import Journal
-from spotrun.job import Job, fold
+from spotrun.job import Event, Job, fold
 
 from .init import MARK, processes_of
 from .runner import Runner
@@ -174,8 +174,12 @@ class User:
 
     def job(self) -> Job:
         """The newest job, as its journal tells it."""
+        return fold(self.events())
+
+    def events(self) -> list[Event]:
+        """The newest job's journal."""
         with contextlib.closing(Journal(self.home / "journal.db")) as journal:
-            return fold(recorded.event for recorded in journal.events(journal.jobs()[-1]))
+            return [recorded.event for recorded in journal.events(journal.jobs()[-1])]
 
     def said(self) -> str:
         """What commands have said, and the machines."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from spotrun.job import Launched, LaunchRefused, Placed
+
 from .fault import Loss
 from .instance import Cause
 from .runner import Runner
@@ -12,7 +14,8 @@ from .world import World
 
 
 def test_a_job_waits_while_no_zone_has_capacity_says_why_and_goes_on(world: World, runner: Runner, user: User) -> None:
-    """Nothing is bought meanwhile, least of all on demand; a throttled call and a quota are told apart from it."""
+    """All zones are asked at once, and each is remembered. Nothing is bought meanwhile, least of all on demand; a throttled call
+    and a quota are told apart from it. The journal tells which of the zones that were asked for came."""
     world.capacity.set(0, market="spot")
     world.faults.fail("ec2", "CreateFleet", "RequestLimitExceeded", times=2)
     process = user.launch(folder_job(user))
@@ -29,6 +32,14 @@ def test_a_job_waits_while_no_zone_has_capacity_says_why_and_goes_on(world: Worl
     user.finish()
     job = user.ended()
     assert [attempt.market for attempt in job.attempts if attempt.instance_id] == ["spot"]
+    asked = next(event for event in user.events() if isinstance(event, Placed))
+    refused = next(event for event in user.events() if isinstance(event, LaunchRefused))
+    zones = {asked.zone, *(other.zone for other in asked.alternatives)}
+    assert {told.pool for told in refused.refused} == {f"{zone}/g5.xlarge/spot" for zone in zones}
+    assert len(zones) > 2
+    (launched,) = [event for event in user.events() if isinstance(event, Launched)]
+    (seen,) = world.instances()
+    assert launched.pool == f"{seen.zone_id}/g5.xlarge/spot" == job.attempts[-1].pool
     user.settled(process)
 
 
