@@ -247,8 +247,11 @@ def failed_for_a_reason(it: Evidence) -> Iterator[str]:
 
 
 def calm_is_quiet(it: Evidence) -> Iterator[str]:
-    """Where nothing goes wrong there is one machine, and it ends by its own word."""
-    if it.calm and not it.terms.on_demand_allowed and ([lot.cause for lot in it.lots] not in ([EndCause.EXITED], [])):
+    """Where nothing goes wrong there is one machine, and one more for each move to cheaper spot; each ends by its own word."""
+    if not it.calm or it.terms.on_demand_allowed:
+        return
+    moves = sum(isinstance(event, MoveDecided) for event in it.events)
+    if len(it.lots) > 1 + moves or any(lot.cause is not EndCause.EXITED for lot in it.lots):
         yield f"nothing went wrong, and the machines ended as {[lot.cause and lot.cause.value for lot in it.lots]}"
 
 
