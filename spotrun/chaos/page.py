@@ -83,7 +83,11 @@ def _headline(verdict: Verdict) -> str:
         return "The same run, bit for bit, every time"
     if verdict.by_itself is False:
         return "The script differs from itself, without any interruption"
-    return f"{bad} of {len(verdict.runs)} runs are not the same run" if bad else "Not every point was reached"
+    return (
+        f"{bad} of {len(verdict.runs)} runs {'is' if bad == 1 else 'are'} not the same run"
+        if bad
+        else "Not every point was reached"
+    )
 
 
 def _line(run: RunReport, verdict: Verdict, repeat: str) -> _Line:

@@ -205,7 +205,9 @@ def _sum(verdict: Verdict) -> RenderResult:
     if verdict.passed:
         yield Text("the same run, bit for bit, every time", style="bold green")
     elif bad:
-        yield Text(f"{bad} of {len(verdict.runs)} runs are not the same run", style="bold red")
+        yield Text(
+            f"{bad} of {len(verdict.runs)} runs {'is' if bad == 1 else 'are'} not the same run", style="bold red"
+        )
 
 
 def _run(run: RunReport, command: str) -> dict[str, Any]:

@@ -28,6 +28,10 @@ _COLOURS = {
 }
 
 
+_STALL_SHARE = 0.1  # of `stall_timeout` without a step: said, so that whoever looks need not wait for all of it
+_STEPS_MISSED = 10.0  # or so many steps, if that is longer: an evaluation is no stall
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """What was paid so far, and what on-demand would have cost for the same useful work."""
@@ -98,6 +102,8 @@ def _rows(job: Job, beat: Heartbeat | None, *, now: datetime, money: Money | Non
         rows.append(("notice", Text(f"this machine goes in {left}", style="bold yellow")))
     elif beat is not None and beat.recommended_at is not None and attempt is not None:
         rows.append(("notice", Text("an interruption of this machine has become likely", style="yellow")))
+    if stall := _stall(job, beat, now):
+        rows.append(("stall", Text(stall, style="bold yellow")))
     if silent := _silent(beat):
         rows.append(("output", Text(silent, style="yellow")))
     if news is not None:
@@ -117,6 +123,20 @@ def _news(job: Job, beat: Heartbeat | None) -> Progress | None:
     """The newest word of a training, this attempt's or one before."""
     news = [beat.progress if beat is not None else None, *(attempt.progress for attempt in reversed(job.attempts))]
     return next((each for each in news if each is not None and each.told), None)
+
+
+def _stall(job: Job, beat: Heartbeat | None, now: datetime) -> str:
+    """For how long there was no step, once that is a share of `stall_timeout` and many steps; empty before."""
+    progress = beat.progress if beat is not None else None
+    if progress is None or progress.last_step_at is None or progress.phase is not TrainingPhase.TRAINING:
+        return ""
+    silence, patience = now - progress.last_step_at, job.spec.limits.stall_timeout
+    usual = timedelta(seconds=_STEPS_MISSED / progress.steps_per_s) if progress.steps_per_s else timedelta(0)
+    if job.attempt is None or silence < max(patience * _STALL_SHARE, usual):
+        return ""
+    return (
+        f"no new step for {format_duration(silence)}; stopped after {format_duration(patience)} (limits.stall_timeout)"
+    )
 
 
 def _silent(beat: Heartbeat | None) -> str:

@@ -41,12 +41,22 @@ def tell(event: Event, before: Job | None, after: Job) -> str:
         after: the job with it.
     """
     sentence = _launched(event, after) if isinstance(event, Launched) else _sentence(event, before, after)
+    sentence = sentence or _stalled(before, after)
     if after.phase.is_end and (before is None or not before.phase.is_end):
         ended = f"{after.phase.value}" + (
             f": {after.cause}" if after.cause and after.phase is not Phase.COMPLETED else ""
         )
         return f"{sentence}; {ended}" if sentence else ended
     return sentence
+
+
+def _stalled(before: Job | None, after: Job) -> str:
+    """That the attempt hangs, at the moment when that is decided."""
+    known = before.attempt if before is not None else None
+    attempt = after.attempt
+    if attempt is None or not attempt.stalled or (known is not None and known.stalled):
+        return ""
+    return f"attempt {attempt.number}: {attempt.stopping_why}: asked to save and end"
 
 
 def _sentence(event: Event, before: Job | None, after: Job) -> str:

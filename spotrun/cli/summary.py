@@ -39,6 +39,9 @@ def summary(accountant: Accountant, beat: Heartbeat | None = None) -> dict[str, 
         "step": None if progress is None else progress.step,
         "total_steps": None if progress is None else progress.total_steps,
         "loss": None if progress is None else progress.loss,
+        "last_step_at": None
+        if progress is None or progress.last_step_at is None
+        else progress.last_step_at.isoformat(),
         "last_commit_step": None if progress is None or progress.last_commit is None else progress.last_commit.step,
         "attempt": None if job.attempt is None else _attempt(job.attempt),
         "paid_usd": str(savings.paid_usd),

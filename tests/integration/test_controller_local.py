@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,9 +14,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
-from spotrun.controller import Controller, Follower, Journal, Timing, read_job, real_outside, request_stop, submit
-from spotrun.job import EndReason, Job, JobSpec, Outcome, Phase, fold
+from spotrun.cli.live import panel
+from spotrun.cli.sentence import tell
+from spotrun.controller import (
+    Accountant,
+    Controller,
+    Follower,
+    Journal,
+    Timing,
+    read_job,
+    real_outside,
+    request_stop,
+    submit,
+)
+from spotrun.job import EndReason, Job, JobSpec, Outcome, Phase, fold, step
 
 SCALE = 60  # a minute of job time is a second here
 TIMING = Timing(lease_wall_s=2, attempt_lease_wall_s=120)  # no machine gives up because the tests' one is busy
@@ -22,7 +37,7 @@ TIMING = Timing(lease_wall_s=2, attempt_lease_wall_s=120)  # no machine gives up
 COUNT = '''
 """Counts to the given number, a step every 50 ms. Keeps its place in count.txt, tells its progress like a training, and
 ends when it is asked to."""
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from spotrun.clock import clock_from_text
 goal, code = int(sys.argv[1]), int(sys.argv[2])
@@ -39,8 +54,11 @@ while step < goal:
     place.with_suffix(".new").replace(place)
     draft = progress.with_suffix(".draft")
     draft.write_text(json.dumps({"phase": "training", "at": clock.now().isoformat(), "step": step, "steps_here":
-        step - first, "resumed_from": first or None, "attached_at": began, "training_at": began}))
+        step - first, "resumed_from": first or None, "attached_at": began, "training_at": began,
+        "last_step_at": clock.now().isoformat()}))
     draft.replace(progress)
+    if step == 3 and "freeze" in sys.argv and os.environ["SPOTRUN_ATTEMPT"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if request.exists() and json.loads(request.read_text())["ask"] == "stop":
         sys.exit(0)
 print("counted to", step, flush=True)
@@ -60,7 +78,13 @@ class Stage:
         self.outside = real_outside(self.home)
 
     def submit(
-        self, *, goal: int = 10, code: int = 0, zones: dict[str, Sequence[int]] | None = None, **limits: object
+        self,
+        *,
+        goal: int = 10,
+        code: int = 0,
+        zones: dict[str, Sequence[int]] | None = None,
+        ways: Sequence[str] = (),
+        **limits: object,
     ) -> str:
         """A job whose zones have capacity minute by minute; by default one zone that always has."""
         availability = {}
@@ -70,7 +94,7 @@ class Stage:
             availability[zone] = str(file)
         spec = {
             "name": "count",
-            "command": [sys.executable, "count.py", str(goal), str(code)],
+            "command": [sys.executable, "count.py", str(goal), str(code), *ways],
             "limits": {"max_run": "1h", **limits},
             "local": {
                 "time_scale": SCALE,
@@ -255,3 +279,60 @@ def test_two_controllers_run_one_job_once(stage: Stage) -> None:
     job = stage.job(job_id)
     assert (job.phase, len(job.attempts)) == (Phase.COMPLETED, 1)
     assert stage.log(job_id).count("counting from") == 1
+
+
+# Of each kind of write one place in every test run; all of them in `make soak`.
+PLACES = [
+    (kind, when)
+    for kind in ("lease", "placed", "launched", "progressed", "attempt_exited", "attempt_ended", "settled")
+    for when in ("before", "inside", "after")
+]
+TRIED = PLACES if os.environ.get("SOAK_KILLS") else [("placed", "after"), ("launched", "inside")]
+
+
+@pytest.mark.parametrize(("kind", "when"), TRIED)
+def test_a_controller_killed_at_a_write_of_its_journal_is_followed_by_one_that_finishes(
+    stage: Stage, kind: str, when: str
+) -> None:
+    """With real machines: whatever was durable, the job has one attempt, one machine and one end."""
+    job_id = stage.submit(goal=40)
+    mortal = [sys.executable, str(Path(__file__).with_name("controller_mortal.py")), str(stage.home), kind, when]
+    assert subprocess.run(mortal, check=False, timeout=200).returncode == -signal.SIGKILL
+    stage.run()
+    job = stage.job(job_id)
+    assert (job.phase, [attempt.number for attempt in job.attempts]) == (Phase.COMPLETED, [1])
+    assert stage.log(job_id).count("counting from") == 1
+    assert len(list(stage.home.glob("**/machine.json"))) == 1
+
+
+def test_a_training_that_hangs_is_told_stopped_and_tried_again(stage: Stage) -> None:
+    """SIGSTOP in the middle: the agent's beats go on, so only the steps tell. The status says for how long there was none,
+    before `stall_timeout` ends the attempt; the next one goes on from what was kept."""
+    job_id = stage.submit(goal=10, ways=["freeze"], max_restarts=1, stall_timeout="2m")
+    told: set[str] = set()
+
+    def look() -> None:
+        job = stage.job(job_id)
+        beat = Follower(stage.journal, stage.home, open_store=stage.outside.open_store).heartbeat(job_id)
+        now = accountant.clock.now()
+        console = Console(width=150)
+        with console.capture() as capture:
+            console.print(panel(job, beat, now=now, money=None, scale=SCALE))
+        told.update(
+            line.split("no new step for")[1] for line in capture.get().splitlines() if "no new step for" in line
+        )
+
+    accountant = Accountant(stage.journal, job_id, outside=stage.outside)
+    stage.run(look)
+    job = stage.job(job_id)
+    first, second = job.attempts
+    assert (job.phase, job.failures, first.stalled, second.stalled) == (Phase.COMPLETED, 1, True, False)
+    assert "no step, commit or change of phase for 2 min 00 s (stall_timeout)" in first.stopping_why
+    assert any("stopped after 2 min 00 s (limits.stall_timeout)" in line for line in told)
+    assert "counting from 3\ncounted to 10\n" in stage.log(job_id)
+    before, sentences = None, []
+    for recorded in stage.journal.events(job_id):
+        after, _ = step(before, recorded.event)
+        sentences.append(tell(recorded.event, before, after))
+        before = after
+    assert any("stall_timeout" in sentence and "asked to save and end" in sentence for sentence in sentences)
