@@ -3,8 +3,9 @@
 # make test    installs, runs the tests
 # make check   format, lint, types, layers, tests
 # make gpu     saves from a GPU while it trains, compared byte by byte; needs one
-# make soak    ten thousand damaged checkpoints, none of which may be loaded, and a million simulated worlds (SOAK_SEEDS, JOBS; hours)
+# make soak    ten thousand damaged checkpoints; odd input, storms and kills by the thousand; a million simulated worlds (SOAK_SEEDS, JOBS; hours)
 # make mutants plants bugs, one at a time, and looks whether anything notices (about 10 minutes)
+# make bitexact  the full job interrupted at every step, alone, with loader workers, on 2 and 3 ranks, sharded: every byte
 # make bench   saves to S3 beside thirteen peers, 100 MB and 1 GB; writes benchmarks/RESULTS.md (about 20 minutes);
 #              bench-4gb, bench-shaped, bench-file and bench-quick print and leave that file alone
 # make bench-placement TRACES=DIR   placement rules on recorded traces; writes benchmarks/RESULTS-placement.md
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check soak mutants lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement gpu
+.PHONY: install demo test check soak mutants bitexact lint clean bench bench-4gb bench-shaped bench-file bench-quick bench-placement gpu
 
 install: $(STAMP)
 
@@ -43,10 +44,17 @@ JOBS ?= 2
 
 soak: install
 	SOAK_DAMAGES=10000 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_corruption.py --timeout 3600
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -k fuzz tests/unit --timeout 3600
+	SOAK_STORMS=30 $(BIN)/python -m pytest -q tests/conformance/test_conformance_s3_training.py --timeout 3600
+	SOAK_KILLS=1 $(BIN)/python -m pytest -q tests/integration/test_controller_local.py -k killed_at_a_write --timeout 3600
 	$(BIN)/python -m spotrun.chaos.simulation --seeds $(SOAK_SEEDS) --first $(SOAK_FIRST) --jobs $(JOBS)
 
 mutants: install
 	$(BIN)/python tests/simulation/mutants.py
+
+bitexact: install
+	BITEXACT=1 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_resume.py --timeout 3600
+	BITEXACT=1 $(BIN)/python -m pytest -q tests/integration/test_distributed_gang.py -k full_job --timeout 3600
 
 gpu: install
 	$(BIN)/python benchmarks/gpu.py

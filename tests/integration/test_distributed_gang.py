@@ -20,7 +20,7 @@ from spotrun.store.tag import read_tags
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     "TORCH_CPP_LOG_LEVEL": "FATAL",
 }
 
@@ -298,3 +298,23 @@ def test_dcp_saves_and_loads_in_any_sharding(nursery: Nursery, tmp_path: Path) -
     assert loaded.codes == [0] * 3, loaded.told
     assert loaded.states[0] == trained.states[0]
     assert loaded.ends[0]["lr"] == pytest.approx(0.009)
+
+
+# In every run of the tests one way at a few steps; `make bitexact` takes every step of each.
+EXACT = (
+    [("ddp", 2, 2, 24), ("ddp", 3, 2, 24), ("fsdp", 2, 2, 24)]
+    if os.environ.get("BITEXACT")
+    else [("ddp", 2, 6, 8), ("fsdp", 2, 7, 8)]
+)
+
+
+@pytest.mark.parametrize(("kind", "world", "first", "last"), EXACT)
+def test_the_full_job_goes_on_to_the_bit_at_every_step(
+    nursery: Nursery, kind: str, world: int, first: int, last: int
+) -> None:
+    """Scaler with overflows, accumulation, averaged weights, batch norm, a buffer that is in no state_dict, four sources of
+    randomness of each process's own, a schedule: all bytes of every process."""
+    trained = nursery.train(world, kind, first, last, script="gang_exact.py")
+    assert trained.codes == [0] * world, trained.told
+    assert [end["wrong"] for end in trained.ends] == [{}] * world
+    assert trained.ends[0]["steps"] == 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from spotrun.checkpoint import hold
 from spotrun.checkpoint.restore import Restored, newest_whole
 
 
-def straight(place: Path) -> Job:
-    job = Job(1)
+def straight(place: Path, *, workers: int = 0) -> Job:
+    job = Job(1, workers=workers)
     job.train(job.attach(place / "straight"))
     return job
 
 
-def until(place: Path, step: int) -> Job:
+def until(place: Path, step: int, *, workers: int = 0) -> Job:
     """Trains, commits the state after `step` steps, and dies in the next one, or at the end of the script."""
-    job = Job(1)
+    job = Job(1, workers=workers)
     run = job.attach(place)
 
     def before(done: int) -> None:
@@ -37,8 +38,8 @@ def until(place: Path, step: int) -> Job:
     return job
 
 
-def resumed(place: Path) -> Job:
-    job = Job(999)
+def resumed(place: Path, *, workers: int = 0) -> Job:
+    job = Job(999, workers=workers)
     job.train(job.attach(place))
     return job
 
@@ -71,6 +72,24 @@ def test_resume_is_exact_at_every_step(tmp_path: Path, reference: Snapshot, step
     second = resumed(tmp_path)
     assert second.digests() == reference.digests
     assert [repr(loss) for loss in first.losses[:step] + second.losses] == [repr(loss) for loss in reference.losses]
+
+
+# Workers are processes, and start anew in each epoch: a few steps in every run of the tests, all of them in `make bitexact`.
+WITH_WORKERS = range(1, STEPS) if os.environ.get("BITEXACT") else (3, 14)
+
+
+@pytest.fixture(scope="module")
+def reference_with_workers(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("workers"))
+        return Snapshot(straight(Path.cwd(), workers=2))
+
+
+@pytest.mark.parametrize("step", WITH_WORKERS)
+def test_resume_is_exact_with_loader_workers(tmp_path: Path, reference_with_workers: Snapshot, step: int) -> None:
+    """The same with two workers, whose randomness is fast-forwarded through them."""
+    until(tmp_path, step, workers=2)
+    assert resumed(tmp_path, workers=2).digests() == reference_with_workers.digests
 
 
 def test_resume_of_a_resume_is_exact(tmp_path: Path, reference: Snapshot) -> None:

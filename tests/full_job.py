@@ -64,7 +64,7 @@ class Noisy(torch.utils.data.Dataset):
 class Job:
     """Everything built anew, as a new process would. `seed` differs from run to run: a resume must not depend on it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, workers: int = 0) -> None:
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         self.model = Net()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-2)
@@ -76,13 +76,15 @@ class Job:
         self.dataset = Noisy()
         self.dataset.rng = np.random.default_rng(seed)
         self.order = torch.Generator().manual_seed(seed)
-        self.loader = torch.utils.data.DataLoader(self.dataset, batch_size=6, shuffle=True, generator=self.order)
+        self.loader = torch.utils.data.DataLoader(
+            self.dataset, batch_size=6, shuffle=True, generator=self.order, num_workers=workers
+        )
         self.seen: dict[str, Any] = {"batches": 0, "best": float("inf")}
         self.losses: list[float] = []
 
-    def attach(self, place: Path, **more: Any) -> spotrun.Run:
+    def attach(self, place: Path | str, **more: Any) -> spotrun.Run:
         return spotrun.attach(
-            model=self.model,
+            model=self.trained,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             scaler=self.scaler,
@@ -90,19 +92,22 @@ class Job:
             ema=self.ema,
             seen=self.seen,
             uri=str(place),
-            name="full",
-            total_steps=STEPS,
-            **more,
+            **{"name": "full", "total_steps": STEPS, **more},
         )
+
+    @property
+    def trained(self) -> nn.Module:
+        """What the loop calls."""
+        return self.model
 
     def train(self, run: spotrun.Run, before_step: Callable[[int], None] = lambda step: None) -> None:
         for _ in run.epochs():
-            for x, y in run.batches(self.loader):
+            for x, y in run.batches(self.loader, replay=self.loader.num_workers > 0):
                 before_step(run.steps_done)
                 self.model.train()
                 self.model.frozen.eval()
                 overflow = 1e35 if run.steps_done % 9 == 4 else 1.0
-                loss = ((self.model(x) - y) ** 2).mean() * overflow
+                loss = ((self.trained(x) - y) ** 2).mean() * overflow
                 self.scaler.scale(loss / ACCUMULATED).backward()
                 self.losses.append(loss.item())
                 self.seen["batches"] += 1
@@ -142,6 +147,8 @@ def digest(value: Any) -> str:
     found = hashlib.sha256()
 
     def walk(item: Any) -> None:
+        if hasattr(item, "to_local"):
+            item = item.to_local()
         if isinstance(item, torch.Tensor):
             found.update(f"{item.dtype}{tuple(item.shape)}".encode())
             found.update(item.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
