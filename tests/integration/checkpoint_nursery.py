@@ -93,12 +93,16 @@ class KillingStore:
         self.inner, self.left, self.when = inner, call, when
 
     def __getattr__(self, name: str) -> Any:
+        what = getattr(self.inner, name)
+        if not callable(what):
+            return what
+
         def call(*arguments: Any, **more: Any) -> Any:
             self.left -= Path("armed").exists()
             dies = self.left == 0
             if dies and self.when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = getattr(self.inner, name)(*arguments, **more)
+            result = what(*arguments, **more)
             if dies:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
