@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sqlite3
 from datetime import timedelta
 from decimal import Decimal
@@ -76,6 +77,28 @@ def test_whatever_an_agent_says_the_controller_goes_on(data: st.DataObject) -> N
     beat = data.draw(damaged(as_json(BEAT)) | bent(BEAT).map(as_json))
     word = data.draw(damaged(as_json(WORD)) | bent(WORD).map(as_json))
     life(started(), beat, word)
+
+
+HOSTILE = ("2026-03-01T12:05:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", float("inf"), -1e300, 10**18, -1)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_that_nobody_can_reckon_with_stops_the_controller(value: Any) -> None:
+    """Each of them in each place: an instant without a zone or at the end of time, endless and negative numbers."""
+    for whole in (BEAT, WORD):
+        for place in [
+            *whole,
+            *(f"progress.{name}" for name in PROGRESS),
+            "progress.last_commit.at",
+            "progress.last_commit.captured_at",
+        ]:
+            document = copy.deepcopy(whole)
+            node = document
+            *way, last = place.split(".")
+            for name in way:
+                node = node[name]  # type: ignore[assignment]
+            node[last] = value
+            life(started(), as_json(document if whole is BEAT else BEAT), as_json(document if whole is WORD else {}))
 
 
 class Kept:

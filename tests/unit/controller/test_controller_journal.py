@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
@@ -296,3 +297,29 @@ def test_a_busy_journal_is_no_damage(journal: Journal, path: Path) -> None:
     blocker.execute("ROLLBACK")
     blocker.close()
     assert journal.append(job_id, 1, tick(1)) == 2
+
+
+def test_a_full_disk_refuses_an_event_and_loses_none(journal: Journal, path: Path) -> None:
+    """SQLite's own answer where its file may not grow: the event is not there, all acknowledged ones are, and once there is room
+    the journal takes it."""
+    job_id = submitted(journal)
+    seq = 1
+
+    @sqlalchemy_event.listens_for(journal._engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count={limit}")
+
+    limit = 1  # never less than there are already
+    refusal = None
+    while refusal is None and seq < 200:
+        try:
+            seq = journal.append(job_id, seq, StopRequested(at=AT, by="x" * 500))
+        except JournalError as error:
+            refusal = error
+    assert "disk is full" in str(refusal)
+    assert len(journal.events(job_id)) == seq
+    limit = 1 << 30
+    assert journal.append(job_id, seq, StopRequested(at=AT, by="ada")) == seq + 1
+    reopened = Journal(path)
+    assert len(reopened.events(job_id)) == seq + 1
+    reopened.close()
