@@ -32,9 +32,10 @@ def draw_fan(found: Outlook, *, title: str) -> str:
     dollars = max(*(point[1] for point in points), 1e-9) * 1.08
     plane = _Plane(hours, dollars)
     parts = [*_frame(plane, title), *_deadline(plane, found.work.deadline_s / 3600)]
-    for number, it in enumerate(shown):
+    for number, it in reversed(list(enumerate(shown))):  # the job itself on top
         parts += _prospect(plane, it, _COLOURS[number])
         parts += _legend(it, number, is_chosen=it is found.forecast.chosen)
+    parts += _key(len(shown))
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" '
@@ -100,3 +101,14 @@ def _legend(it: Prospect, number: int, *, is_chosen: bool) -> Iterator[str]:
     yield f'<text x="{x + 12:g}" y="{y:g}">{escape(name)}</text>'
     middle = f"${it.cost_usd[1]:.2f}, {it.finish_s[1] / 3600:.1f} h, {it.in_time:.0%} in time"
     yield f'<text x="{x + 12:g}" y="{y + 15:g}" fill="#666">{middle}</text>'
+
+
+def _key(rows: int) -> Iterator[str]:
+    """What the signs mean."""
+    x, y = _WIDTH - _RIGHT + 13, _TOP + 24 + rows * 36
+    yield f'<rect x="{x:g}" y="{y - 9:g}" width="10" height="10" fill="none" stroke="#666"/>'
+    yield f'<text x="{x + 17:g}" y="{y:g}" fill="#666">eight in ten episodes, each way</text>'
+    yield f'<circle cx="{x + 5:g}" cy="{y + 14:g}" r="5" fill="#666"/>'
+    yield f'<text x="{x + 17:g}" y="{y + 18:g}" fill="#666">the middle of them</text>'
+    yield f'<path d="M{x + 2:g} {y + 29:g}l6 6m0 -6l-6 6" stroke="#666" fill="none"/>'
+    yield f'<text x="{x + 17:g}" y="{y + 36:g}" fill="#666">an episode that is not in time</text>'

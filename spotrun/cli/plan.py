@@ -58,7 +58,7 @@ def plan(
     )
     found = outlook(spec, outside=real_outside(home_of(ctx).path), workdir=Path.cwd(), guess=guess)
     if picture is not None:
-        picture.write_text(draw_fan(found, title=spec.name), encoding="utf-8")
+        _write(picture, draw_fan(found, title=spec.name))
     if as_json:
         typer.echo(json.dumps(document(found), indent=2))
         return
@@ -74,6 +74,15 @@ def plan(
         console.print(f"  {assumption}", markup=False, highlight=False)
     if picture is not None:
         console.print(f"drawn: {picture}", markup=False, highlight=False)
+
+
+def _write(picture: Path, drawing: str) -> None:
+    from spotrun.errors import SpecError
+
+    try:
+        picture.write_text(drawing, encoding="utf-8")
+    except OSError as err:
+        raise SpecError(f"--picture: {picture} cannot be written: {err.strerror or err}") from err
 
 
 def rows(found: Outlook) -> list[dict[str, Any]]:

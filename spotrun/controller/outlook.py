@@ -296,7 +296,7 @@ def _refuse_impossible(spec: JobSpec, guess: Guess) -> None:
     """What is known to fail should not be bought. What is usual for a start is no knowledge: see `_warning`."""
     limits, work, start = spec.limits, guess.work, guess.changeover
     if work is not None and work + (start or timedelta(0)) > limits.max_wait:
-        needed = work + (start or usual_changeover(spec))
+        needed = _up(work + (start or usual_changeover(spec)))
         starts = f" and a start {format_duration(start)}" if start else ""
         raise SpecError(
             f"limits.max_wait: {format_duration(limits.max_wait)} cannot be met even on demand: the work takes "
@@ -340,7 +340,12 @@ def _warning(spec: JobSpec, share: _Share, chosen: Prospect) -> str:
 def _better(share: _Share) -> str:
     if share.begun:
         return "The training tells no total: spotrun.attach(total_steps=...) does"
-    return f"--work tells how long it really takes; or allow at least {format_duration(share.work + share.start)}"
+    return f"--work tells how long it really takes; or allow at least {format_duration(_up(share.work + share.start))}"
+
+
+def _up(duration: timedelta) -> timedelta:
+    """To whole minutes: what is told as enough must be."""
+    return timedelta(minutes=ceil(duration / timedelta(minutes=1)))
 
 
 def _usd(value: float) -> Decimal:

@@ -97,6 +97,11 @@ REFUSED = {
         "cannot be met even on demand: the work takes 4 h 00 min and a start 4 h 30 min; allow at least 8 h 30 min",
     ),
     "a duration that is none": (lambda here: "", ("--work", "soon"), "--work: 'soon' is not a duration"),
+    "a picture that cannot be written": (
+        lambda here: "",
+        ("--picture", "nowhere/plan.svg"),
+        "--picture: nowhere/plan.svg cannot be written: No such file or directory",
+    ),
     "no time at all": (lambda here: "", ("--changeover", "0s"), "--changeover: must be longer than nothing"),
     "a negative price": (
         lambda here: (
@@ -143,7 +148,7 @@ DOUBTED = {
         (),
         (
             "a training that takes it all cannot be in time, not even on demand. --work tells how long it really takes; or allow "
-            "at least 4 h 00 min"
+            "at least 4 h 01 min"
         ),
     ),
     "a start as it is usual does not fit": (
