@@ -166,6 +166,8 @@ def reserve(view: View, constants: ReserveConstants) -> int:
     slack_s = view.left_s - view.work_s - view.start_s
     changeover_s = view.case.changeover_s + constants.loss * view.case.interval_s
     work_h = view.work_s / 3600.0
+    if view.mode == ON_DEMAND and view.work_s <= view.case.changeover_s:
+        return ON_DEMAND  # a start would cost more than the rest of the work saves
     if view.up:
         moves_s = changeover_s * (constants.move + constants.move_per_hour / (1.0 + view.age_s / 3600.0) * work_h)
         if view.mode != ON_DEMAND:  # what would be left for spot at once is not bought
