@@ -94,7 +94,7 @@ STORIES: dict[str, Recording] = {
     "spot is lost, and another zone has some": recording("##..", "####", slack_s=7200),
     "spot is lost for good": recording("##..", "....", slack_s=7200),
     "there is none at first": recording("....#", "....", slack_s=10_800),
-    "there is none at all": recording("....", slack_s=3600),
+    "there is none at all": recording("....", slack_s=3600, work_s=1.5 * WORK_S),
     "spot grows dear, and another zone is cheaper": recording(
         "####", "####", slack_s=6 * 3600, price=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.0), work_s=4 * 3600.0
     ),
