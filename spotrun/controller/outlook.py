@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spotrun.controller.gang_forecast import Size, at_prices_of, bounded, shared, sized, sizes_of
 from spotrun.controller.outside import Outside
@@ -20,6 +21,7 @@ from spotrun.errors import ProviderError, SpecError
 from spotrun.job import GeneratorMarket, Job, JobSpec, OnShortage, TraceMarket
 from spotrun.market.generator import GeneratorConfig, generated_timeline
 from spotrun.market.offer import MarketKind, Offer, mean_price_usd_per_hour
+from spotrun.market.timeline import Timeline
 from spotrun.market.trace import read_trace, trace_timeline
 from spotrun.market.zone import Zone
 from spotrun.policy.catalogue import named
@@ -266,12 +268,17 @@ def _stretch(spec: JobSpec, spots: Sequence[Offer], share: _Share) -> tuple[Stre
         lines = {offer.zone: generated_timeline(config, Zone(offer.zone, offer.region)) for offer in spots}
         told = (_generated(config, spec, guess),)
     ticks = min(max(ceil(length.total_seconds() / gap_s), 1), _TICKS_MAX)
-    shares = {
-        zone: np.array([line.up(timedelta(seconds=tick * gap_s)) for tick in range(ticks)], np.bool_)
-        for zone, line in lines.items()
-    }
+    shares = {zone: _ups(line, gap_s, ticks) for zone, line in lines.items()}
     up = {offer.pool: shares[offer.zone] for offer in spots if offer.zone in shares}
     return Stretch(gap_s=gap_s, up=up, usd_per_hour=price), told
+
+
+def _ups(line: Timeline, gap_s: float, ticks: int) -> NDArray[np.bool_]:
+    """Whether there is capacity at each tick."""
+    ups = np.zeros(ticks, np.bool_)
+    for up in line.ticks_up(gap_s, ticks):
+        ups[up.start : up.stop] = True
+    return ups
 
 
 def _config(market: GeneratorMarket | None, guess: Guess) -> GeneratorConfig:

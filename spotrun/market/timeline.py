@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 
 __all__ = ["Chunk", "Timeline", "UpRun"]
 
@@ -82,6 +83,17 @@ class Timeline:
                     return begin
         return None
 
+    def ticks_up(self, gap_s: float, count: int) -> Iterator[range]:
+        """Of the ticks 0 to `count`, `gap_s` seconds apart, those at which there is capacity, as ranges: what `up` says of each
+        of them, in the time of as many answers as there are runs."""
+        end = timedelta(seconds=count * gap_s)
+        for index in range(-(-end // self._span) + 1):
+            for run in self._chunk(index):
+                begin, until = index * self._span + run.start, index * self._span + run.end
+                ticks = range(min(_tick(begin, gap_s), count), min(_tick(until, gap_s), count))
+                if ticks:
+                    yield ticks
+
     def _run_at(self, at: timedelta) -> tuple[int, UpRun] | None:
         index, offset = divmod(at, self._span)
         chunk = self._chunk(index)
@@ -98,3 +110,11 @@ class Timeline:
             if len(self._kept) > _CHUNKS_KEPT:
                 self._kept.popitem(last=False)
         return chunk
+
+
+def _tick(at: timedelta, gap_s: float) -> int:
+    """The first tick that is not before `at`. Ticks are whole microseconds, so the division is only near it."""
+    tick = max(0, ceil(at.total_seconds() / gap_s) - 1)
+    while timedelta(seconds=tick * gap_s) < at:
+        tick += 1
+    return tick

@@ -14,7 +14,8 @@ import pytest
 
 from spotrun.errors import SpecError
 from spotrun.market import GeneratorConfig, Market, open_market
-from spotrun.market.generator import DOWN_HAZARDS, UP_HAZARDS, RunLength
+from spotrun.market.generator import DOWN_HAZARDS, UP_HAZARDS, RunLength, generated_timeline
+from spotrun.market.zone import Zone
 
 START = datetime(2026, 3, 1, 9, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -130,6 +131,17 @@ def test_answers_agree_with_each_other_at_every_boundary() -> None:
         assert (middle.at, middle.notice) == (end, notice)
         assert market.next_up("use1-az1", end) == following
         assert market.next_up("use1-az1", start) == start
+
+
+@pytest.mark.parametrize("gap_s", [60.0, 97.3, 3600 / 7])
+def test_ticks_are_up_just_when_the_zone_is(gap_s: float) -> None:
+    """Told run by run, for forecasts that look at months."""
+    config = GeneratorConfig(seed=4, mean_up=HOUR, mean_down=timedelta(minutes=7))
+    line = generated_timeline(config, Zone("use1-az1", "us-east-1"))
+    count = int(timedelta(days=12).total_seconds() / gap_s)
+    up = {tick for ticks in line.ticks_up(gap_s, count) for tick in ticks}
+    assert up == {tick for tick in range(count) if line.up(timedelta(seconds=tick * gap_s))}
+    assert 0 < len(up) < count
 
 
 def test_the_share_without_notice_is_kept_and_moves_nothing_else() -> None:
