@@ -10,8 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import boto3
-import botocore.loaders
-import botocore.session
 import pytest
 
 from spotrun.clock import SystemClock
@@ -37,8 +35,6 @@ from .instance import Cause, change
 from .world import World
 
 Make = Callable[..., Ec2Provider]
-
-LOADER = botocore.loaders.create_loader()  # EC2's model is read once, not for each process that a test stands for
 
 JOB = "gpt-7x"
 
@@ -88,10 +84,8 @@ def make(world: World, clients: Callable[..., Any], clock: HandClock, store: Mem
     clients("iam").create_instance_profile(InstanceProfileName="spotrun-instance")
 
     def session() -> Any:
-        keys, core = world.credentials.issue(), botocore.session.get_session()
-        core.register_component("data_loader", LOADER)
+        keys = world.credentials.issue()
         return boto3.Session(
-            botocore_session=core,
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=keys.get("AWS_SESSION_TOKEN"),
