@@ -114,18 +114,11 @@ SIMULATED: tuple[Mutant, ...] = (
         new="            return job",
     ),
     Mutant(
-        name="end overwritten",
-        breaks="news after the end change it",
-        file="job/step.py",
-        old="    if isinstance(event, Submitted) or not job.phase.is_end:\n",
-        new="    if isinstance(event, Submitted) or job.phase:\n",
-    ),
-    Mutant(
         name="on-demand under wait",
         breaks="capacity is bought that the user did not agree to",
-        file="policy/placement.py",
-        old="        offers = _cheapest_first(situation, MarketKind.SPOT)\n        holds",
-        new="        offers = _cheapest_first(situation, MarketKind.ON_DEMAND)\n        holds",
+        file="policy/choice.py",
+        old="        spots, bought = _cheapest_first(situation, MarketKind.SPOT), ",
+        new="        spots, bought = _cheapest_first(situation, MarketKind.ON_DEMAND), ",
     ),
     Mutant(
         name="max_wait forgotten",
@@ -226,20 +219,6 @@ SIMULATED: tuple[Mutant, ...] = (
         new="    if found and found[0].at <= start:\n        return (PriceStep(at=start, usd_per_hour=placed),), False\n    return (PriceStep(at=start, usd_per_hour=placed), *found), True",
     ),
     Mutant(
-        name="minimum of a minute dropped",
-        breaks="machines that lived for seconds cost nothing",
-        file="cost/billing.py",
-        old="    return start, start + max(ran, BILLED_MIN)",
-        new="    return start, start + ran",
-    ),
-    Mutant(
-        name="no fencing of older attempts",
-        breaks="a zombie that starts late takes the run back",
-        file="store/protocol.py",
-        old="            if newer or twin:\n",
-        new="            if twin:\n",
-    ),
-    Mutant(
         name="no fencing of commits",
         breaks="a zombie commits behind the claim of the attempt that goes on",
         file="store/protocol.py",
@@ -302,6 +281,30 @@ _SIMULATION = "tests/simulation/test_controller_simulation.py"
 _LINEAGE = "tests/unit/store/test_store_lineage.py"
 
 TESTED: tuple[Mutant, ...] = (
+    Mutant(
+        name="no fencing of older attempts",
+        breaks="a zombie that starts late takes the run back",
+        file="store/protocol.py",
+        old="            if newer or twin:\n",
+        new="            if twin:\n",
+        tests=(f"{_LINEAGE}::test_an_older_attempt_that_boots_late_refuses_to_start",),
+    ),
+    Mutant(
+        name="minimum of a minute dropped",
+        breaks="machines that lived for seconds cost nothing",
+        file="cost/billing.py",
+        old="    return start, start + max(ran, BILLED_MIN)",
+        new="    return start, start + ran",
+        tests=("tests/unit/controller/test_controller_bill.py::test_at_least_a_minute_is_billed",),
+    ),
+    Mutant(
+        name="end overwritten",
+        breaks="news after the end change it",
+        file="job/step.py",
+        old="    if isinstance(event, Submitted) or not job.phase.is_end:\n",
+        new="    if isinstance(event, Submitted) or job.phase:\n",
+        tests=("tests/unit/job/test_job_step.py", "tests/unit/job/test_job_scenario.py"),
+    ),
     Mutant(
         name="torch randomness not restored",
         breaks="dropout after a resume is another one",

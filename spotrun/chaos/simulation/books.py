@@ -21,7 +21,7 @@ from spotrun.providers.provider import EndCause
 __all__ = ["OF_BOOKS", "OF_BOOKS_AT_THE_END", "OF_TIME", "bill_usd", "counted"]
 
 AGENT_BOUND = timedelta(seconds=900)  # from the end of a lease to the end of the machine: see `outlived`
-ASKED_MAX = 30  # times the same thing may be asked of the provider within
+ASKED_MAX = 25  # times the same thing may be asked of the provider within
 ASKED_WITHIN = timedelta(seconds=600)
 
 
@@ -70,7 +70,7 @@ def noticed_is_left_alone(it: Evidence) -> Iterator[str]:
 def retries_are_bounded(it: Evidence) -> Iterator[str]:
     """The same thing is not asked of the provider again and again without a pause."""
     recent: dict[tuple[str, str], list[datetime]] = {}
-    for call in it.cloud.calls:
+    for call in it.cloud.tries:
         times = recent.setdefault((call.what, call.subject), [])
         times.append(call.at)
         if len(times) > ASKED_MAX and times[-1] - times[-1 - ASKED_MAX] < ASKED_WITHIN:
@@ -90,7 +90,7 @@ def outlived(it: Evidence) -> Iterator[str]:
         until = max(lot.launched_at + first, it.leases.get(lot.request.attempt, lot.launched_at)) + frozen + AGENT_BOUND
         found = lot.launched_at + terms.stall_timeout if lot.mute else it.words.get(lot.request.attempt)
         if found is not None:
-            until = max(until, found + terms.slack)
+            until = found + terms.slack + frozen
         if lot.request.token in doubled:
             until = max(until, lot.visible_at + terms.slack)
         if now > until + terms.skew:

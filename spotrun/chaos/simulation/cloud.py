@@ -66,6 +66,7 @@ class Cloud:
     """The truth, and the books.
 
     Attributes:
+        calls: the requests that reached it; tries: all that were sent, through whatever network.
         changes: goes up with each change of the books.
         on_start: makes a machine of a new lot.
         on_call: is told of each request before it is carried out.
@@ -74,6 +75,7 @@ class Cloud:
     scene: Scene
     lots: list[Lot] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    tries: list[Call] = field(default_factory=list)
     changes: int = 0
     down: set[str] = field(default_factory=set)  # zones without spot capacity
     on_start: Callable[[Lot], None] = lambda lot: None
@@ -98,6 +100,11 @@ class Cloud:
         if offer.market is MarketKind.ON_DEMAND:
             return (PriceStep(at=EPOCH - timedelta(days=1), usd_per_hour=ON_DEMAND_USD),)
         return self.prices[offer.zone]
+
+    def tried(self, by: str, what: str, subject: str) -> None:
+        """Writes down that somebody wants something."""
+        self.tries.append(Call(self.scene.timeline.now(), by, what, subject))
+        self.changes += 1
 
     def called(self, by: str, what: str, subject: str) -> None:
         """Writes a request down."""
@@ -182,6 +189,7 @@ class SimProvider:
     def launch(self, request: LaunchRequest) -> Instance:
         """See `Provider.launch`."""
         started: list[Lot] = []
+        self._cloud.tried(self._actor.name, "launch", request.token)
 
         def launch() -> Instance:
             self._cloud.called(self._actor.name, "launch", request.token)
@@ -215,6 +223,7 @@ class SimProvider:
 
     def terminate(self, instance_id: str) -> None:
         """See `Provider.terminate`."""
+        self._cloud.tried(self._actor.name, "terminate", instance_id)
 
         def terminate() -> None:
             self._cloud.called(self._actor.name, "terminate", instance_id)

@@ -39,6 +39,7 @@ class Faults:
     mean_up_s: float = 1e9  # until a single machine is taken back
     notice_s: float = 120.0  # from a notice to the end
     without_notice: float = 0.0  # of interruptions
+    leaves: float = 0.0  # of notices: the command saves and ends, and its machine is left to the provider
     deaf: float = 0.0  # of notices: the listing never shows them
     lag_s: float = 0.0  # until a new machine is listed
     stale_s: float = 0.0  # for which an ended machine is still listed as running
@@ -83,6 +84,7 @@ class Faults:
             mean_up_s=dice.uniform(2500, 9000) if dice.random() < 0.8 else 1e9,
             notice_s=dice.choice((120.0, 120.0, 280.0)),
             without_notice=dice.random(),
+            leaves=some(1.0, 0.4),
             deaf=some(1.0),
             lag_s=some(200.0),
             stale_s=some(90.0),

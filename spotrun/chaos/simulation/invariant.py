@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 
 from blake3 import blake3
@@ -30,6 +31,8 @@ from spotrun.market.offer import MarketKind
 from spotrun.providers.provider import EndCause
 
 __all__ = ["OF_END", "OF_JOURNAL", "OF_STORE", "Checker"]
+
+UNREAD = timedelta(seconds=600)  # how long a last word that cannot be read is waited for
 
 Checker = Callable[[Evidence], Iterator[str]]
 
@@ -114,6 +117,17 @@ def interruptions_are_confirmed(it: Evidence) -> Iterator[str]:
             yield f"{lot.id} of attempt {event.attempt} is told to be gone, and it lives"
         elif (event.reason is EndReason.INTERRUPTED) != (lot.cause in (EndCause.INTERRUPTED, EndCause.LOST)):
             yield f"{lot.id} is told to have ended as {event.reason.value}, the provider says {lot.cause}"
+
+
+def last_words_are_waited_for(it: Evidence) -> Iterator[str]:
+    """The exit record of a machine that is gone is given up only after it could not be read for as long as was agreed."""
+    machines = {event.attempt: event.instance_id for event in it.events if isinstance(event, Launched)}
+    ends = {lot.id: lot.ended_at for lot in it.lots}
+    for event in it.events:
+        if isinstance(event, AttemptEnded) and "could not be read" in event.detail:
+            ended_at = ends[machines[event.attempt]]
+            if ended_at is None or event.at < ended_at + UNREAD - it.terms.skew:
+                yield f"the last word of attempt {event.attempt} was given up at {event.at}; its machine ended at {ended_at}"
 
 
 def time_goes_on(it: Evidence) -> Iterator[str]:
@@ -268,6 +282,7 @@ OF_JOURNAL: tuple[Checker, ...] = (
     asked_to_stop_means_no_more,
     on_demand_as_agreed,
     interruptions_are_confirmed,
+    last_words_are_waited_for,
     time_goes_on,
 )
 OF_STORE: tuple[Checker, ...] = (

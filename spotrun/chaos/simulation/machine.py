@@ -79,6 +79,7 @@ class Machine:
         self._attached_at: datetime | None = None
         self._save_due = self._on_notice = False
         self._is_saving = False
+        self._told = False  # the command left because of a notice
         self._stopping: StopCause | None = None
         self._killed_at: datetime | None = None  # the command, if it has not ended by then
         self._last_word: Exit | None = None
@@ -116,8 +117,11 @@ class Machine:
         try:
             free = not self.actor.dead and not self._is_saving and self._is_awake()
             if free and self._save_due and self._phase is _Phase.TRAINING:
-                self._save()
+                held = self._save()
                 self._beat()
+                if held and not self._save_due and self._scene.happens(self._scene.faults.leaves):
+                    self._told = True
+                    self._over(0)
         except Killed:
             self._phase = _Phase.SHUT
 
@@ -335,7 +339,7 @@ class Machine:
         self._exit_code = exit_code
         self._phase = _Phase.OVER
         progress = self._progress(now)
-        outcome = classify(exit_code, stop=self._stopping, progress=progress)
+        outcome = classify(exit_code, stop=self._stopping, progress=progress, told=self._told)
         self._last_word = Exit(
             attempt=self._attempt,
             outcome=outcome,
@@ -358,6 +362,8 @@ class Machine:
             if self.actor.clock.now() < self._word_until:
                 return
         self._phase = _Phase.SHUT
+        if self._told:
+            return  # the provider takes it, perhaps for nothing
         if self._last_word.outcome is Outcome.LEASE_EXPIRED or not self._scene.happens(self._scene.faults.lingers):
             self._scene.timeline.after(
                 self._scene.dice.uniform(2.0, 30.0), lambda: self._cloud.end(self._lot, EndCause.EXITED)

@@ -35,6 +35,7 @@ POLLS_S = (60.0, 120.0, 240.0, 240.0, 240.0)  # between two looks of a controlle
 CALM_AT_S = 6 * 3600.0  # the second act
 DOWN_S = (5.0, 400.0)  # until a controller that died is started again
 AFTERWARDS_S = 1200.0  # for which a job that is over is still watched
+HASTY = 0.02  # of launches: the user thinks better of it a moment later
 EVENTS_MAX = 60_000  # of one world: more are a loop
 
 
@@ -283,6 +284,8 @@ class World:
     def _called(self, call: Call) -> None:
         if call.what == "launch":
             self.evidence.asked.append((call, len(self.kept.events[self.job_id])))
+            if self.scene.happens(HASTY):
+                self.timeline.after(self.scene.up_to(200.0), self._stop)
 
     def _appended(self, event: Event) -> None:
         """Anybody may read the journal at any moment; this is what they are told."""
