@@ -85,9 +85,17 @@ def build(rule: Rule, wrap: _Wrap[Any]) -> Episodes:
             left_s = case.deadline_s - elapsed_s
             view = View(mode, at >= 0, left_s, work_s, start_s, age_s, scene.outage_s[tick], elapsed_s, zones, case)
             choice = layer(view, SPOT if mode == SPOT else decide(view, constants), undone_s, gap_s, True)
-            if mode == SPOT and choice == SPOT and had_s >= HELD_S and pays(scene, tick, zone, best, view, constants):
-                mode, at = IDLE, best  # saved, and given up
-                row[9] += 1.0
+            may_swap = mode == SPOT and choice == SPOT and had_s >= HELD_S and best >= 0
+            if may_swap and scene.price[best, tick] < scene.price[zone, tick]:
+                here, here_h, there, there_h = (
+                    scene.price[zone, tick],
+                    scene.run_h[zone, tick],
+                    scene.price[best, tick],
+                    scene.run_h[best, tick],
+                )
+                if pays(Swap(here, here_h, there, there_h, case.moving_price, work_s, 1.0), view, constants, gap_s):
+                    mode, at = IDLE, best  # saved, and given up
+                    row[9] += 1.0
             if choice != mode:
                 mode, start_s, undone_s, had_s = choice, 0.0, 0.0, 0.0
                 if choice != IDLE:
@@ -121,17 +129,12 @@ def _cheaper(decide: Rule, layer: Callable[..., int], wrap: _Wrap[Any]) -> Calla
     """Whether a spot machine is given up for one in the zone that is best for a start."""
     weighed, spared = wrap(weigh), wrap(spare)
 
-    def pays(scene: Scene, tick: int, zone: int, best: int, view: View, constants: Any) -> bool:
-        here, there = scene.price[zone, tick], scene.price[max(best, 0), tick]
-        if best < 0 or there >= here:
-            return False
-        case = view.case
-        swap = Swap(here, scene.run_h[zone, tick], there, scene.run_h[best, tick], case.moving_price, view.work_s, 1.0)
-        gain, price, _ = weighed(swap, case)
+    def pays(swap: Swap, view: View, constants: Any, gap_s: float) -> bool:
+        gain, price, _ = weighed(swap, view.case)
         if gain <= 0.0 or gain < PAYS * price or decide(spared(view), constants) != IDLE:
             return False
-        begin = View(IDLE, True, view.left_s, view.work_s, 0.0, 0.0, 0.0, view.elapsed_s, view.zones, case)
-        chosen: bool = layer(begin, SPOT, 0.0, scene.gap_s, True) == SPOT
+        begin = View(IDLE, True, view.left_s, view.work_s, 0.0, 0.0, 0.0, view.elapsed_s, view.zones, view.case)
+        chosen: bool = layer(begin, SPOT, 0.0, gap_s, True) == SPOT
         return chosen
 
     made: Callable[..., bool] = wrap(pays)
