@@ -100,13 +100,6 @@ SIMULATED: tuple[Mutant, ...] = (
         new="    living = (it for it in instances if it.state is InstanceState.ENDED and it.id == ours)",
     ),
     Mutant(
-        name="launch withdrawn at once",
-        breaks="a launch without an answer is taken back before its machine could be listed",
-        file="controller/reconcile.py",
-        old="        if self._instances is None or self._now() - ending.since < silence:\n",
-        new="        if self._instances is None or silence is None:\n",
-    ),
-    Mutant(
         name="stop is not heard",
         breaks="a job that was asked to stop goes on",
         file="job/step.py",
@@ -163,20 +156,6 @@ SIMULATED: tuple[Mutant, ...] = (
         new="        gone = attempt.exit is None and job.at >= job.at + _grace(job, EXIT_GRACE, _EXIT_GRACE_WALL_S)",
     ),
     Mutant(
-        name="asked to end once",
-        breaks="a termination that did not take place is not asked for again",
-        file="controller/timing.py",
-        old="        if again_in_s > 0:\n            self._ready_at[name] = self._clock.monotonic() + again_in_s",
-        new="        if again_in_s > 0:\n            self._ready_at[name] = self._clock.monotonic() + again_in_s * 1e6",
-    ),
-    Mutant(
-        name="no pause after a failure",
-        breaks="a provider that throttles is asked again at once, over and over",
-        file="controller/timing.py",
-        old="        self._ready_at[name] = self._clock.monotonic() + max(self.MIN_S, self._chance.uniform(0, limit))",
-        new="        self._ready_at[name] = self._clock.monotonic() - max(self.MIN_S, self._chance.uniform(0, limit))",
-    ),
-    Mutant(
         name="lease never ends",
         breaks="a machine that nobody watches any more bills on",
         file="agent/lease.py",
@@ -189,13 +168,6 @@ SIMULATED: tuple[Mutant, ...] = (
         file="controller/executor.py",
         old="            and at < told.lease_until - self._stage.life * 2 / 3\n",
         new="            and told.lease_until\n",
-    ),
-    Mutant(
-        name="last word not waited for",
-        breaks="a completed job is taken for a lost machine when the store is away",
-        file="controller/sighting.py",
-        old="        if problem is not None and not self._out_of_patience(at):\n",
-        new="        if problem is not None and not at:\n",
     ),
     Mutant(
         name="free hour billed",
@@ -246,34 +218,6 @@ SIMULATED: tuple[Mutant, ...] = (
         old="        if not self._store.create(key, data) and self._store.read(key) != data:  # else the reply to it was lost",
         new="        if len(data) == 0:",
     ),
-    Mutant(
-        name="claim without looking again",
-        breaks="a claim counts before it is known whether anything lies behind it; acknowledged commits can be missed",
-        file="store/protocol.py",
-        old="            case Listed(last) if last > len(self.log):\n                return self, Reading(tuple(range(len(self.log) + 1, last + 1)))\n            case Listed():\n                return self._decide()",
-        new="            case Listed(last) if last > len(self.log) + 1:\n                return self, Reading(tuple(range(len(self.log) + 1, last)))\n            case Listed():\n                return self._decide()",
-    ),
-    Mutant(
-        name="zombie prunes",
-        breaks="an older attempt deletes what a newer one has committed",
-        file="store/retention.py",
-        old="    return attempt is not None and attempt <= newest",
-        new="    return attempt is not None and newest > 0",
-    ),
-    Mutant(
-        name="pruned too far",
-        breaks="the newest commit is not kept",
-        file="store/retention.py",
-        old="        chosen = {entry.seq for entry in self._choice(there)} | {entries[-1].seq}",
-        new="        chosen = {entry.seq for entry in there[:1]}",
-    ),
-    Mutant(
-        name="two controllers act",
-        breaks="who finds the lease taken acts under the other's epoch",
-        file="controller/lease.py",
-        old="        if tenure.owner != self.owner or (held_before is not None and tenure.epoch != held_before):\n",
-        new="        if held_before is not None and tenure.epoch != held_before:\n",
-    ),
 )
 
 _RESUME = "tests/unit/checkpoint/test_checkpoint_resume.py::test_resume_is_exact_at_every_step[11]"
@@ -281,6 +225,64 @@ _SIMULATION = "tests/simulation/test_controller_simulation.py"
 _LINEAGE = "tests/unit/store/test_store_lineage.py"
 
 TESTED: tuple[Mutant, ...] = (
+    Mutant(
+        name="pruned too far",
+        breaks="the newest commit is not kept",
+        file="store/retention.py",
+        old="        chosen = {entry.seq for entry in self._choice(there)} | {entries[-1].seq}",
+        new="        chosen = {entry.seq for entry in there[:1]}",
+        tests=("tests/unit/store/test_store_retention.py",),
+    ),
+    Mutant(
+        name="last word not waited for",
+        breaks="a completed job is taken for a lost machine when the store is away",
+        file="controller/sighting.py",
+        old="        if problem is not None and not self._out_of_patience(at):\n",
+        new="        if problem is not None and not at:\n",
+        tests=(f"{_SIMULATION}::test_a_last_word_that_cannot_be_read_now_is_waited_for",),
+    ),
+    Mutant(
+        name="no pause after a failure",
+        breaks="a provider that throttles is asked again at once, over and over",
+        file="controller/timing.py",
+        old="        self._ready_at[name] = self._clock.monotonic() + max(self.MIN_S, self._chance.uniform(0, limit))",
+        new="        self._ready_at[name] = self._clock.monotonic() - max(self.MIN_S, self._chance.uniform(0, limit))",
+        tests=(
+            "tests/unit/controller/test_controller_timing.py::test_pauses_grow_with_each_failure_up_to_a_minute_and_are_spread",
+        ),
+    ),
+    Mutant(
+        name="zombie prunes",
+        breaks="an older attempt deletes what a newer one has committed",
+        file="store/retention.py",
+        old="    return attempt is not None and attempt <= newest",
+        new="    return attempt is not None and newest > 0",
+        tests=("tests/unit/store/test_store_retention.py",),
+    ),
+    Mutant(
+        name="two controllers act",
+        breaks="who finds the lease taken acts under the other's epoch",
+        file="controller/lease.py",
+        old="        if tenure.owner != self.owner or (held_before is not None and tenure.epoch != held_before):\n",
+        new="        if held_before is not None and tenure.epoch != held_before:\n",
+        tests=("tests/unit/controller/test_controller_lease.py",),
+    ),
+    Mutant(
+        name="asked to end once",
+        breaks="a termination that did not take place is not asked for again",
+        file="controller/timing.py",
+        old="        if again_in_s > 0:\n            self._ready_at[name] = self._clock.monotonic() + again_in_s",
+        new="        if again_in_s > 0:\n            self._ready_at[name] = self._clock.monotonic() + again_in_s * 1e6",
+        tests=(f"{_SIMULATION}::test_an_end_that_did_not_happen_is_asked_for_again",),
+    ),
+    Mutant(
+        name="launch withdrawn at once",
+        breaks="a launch without an answer is taken back before its machine could be listed",
+        file="controller/reconcile.py",
+        old="        if self._instances is None or self._now() - ending.since < silence:\n",
+        new="        if self._instances is None or silence is None:\n",
+        tests=(f"{_SIMULATION}::test_a_job_that_is_stopped_before_its_launch_was_answered_buys_nothing",),
+    ),
     Mutant(
         name="no fencing of older attempts",
         breaks="a zombie that starts late takes the run back",
