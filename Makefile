@@ -45,6 +45,7 @@ JOBS ?= 2
 soak: install
 	SOAK_DAMAGES=10000 $(BIN)/python -m pytest -q tests/unit/checkpoint/test_checkpoint_corruption.py --timeout 3600
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -k fuzz tests/unit --timeout 3600
+	$(BIN)/python -m pytest -q tests/integration/chaos_long.py --timeout 3600
 	SOAK_STORMS=30 $(BIN)/python -m pytest -q tests/conformance/test_conformance_s3_training.py --timeout 3600
 	SOAK_KILLS=1 $(BIN)/python -m pytest -q tests/integration/test_controller_local.py -k killed_at_a_write --timeout 3600
 	$(BIN)/python -m spotrun.chaos.simulation --seeds $(SOAK_SEEDS) --first $(SOAK_FIRST) --jobs $(JOBS)

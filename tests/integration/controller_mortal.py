@@ -2,7 +2,7 @@
 
     python controller_mortal.py HOME KIND before|inside|after
 
-KIND is an event's, `lease` or `settled`. SIGKILL comes before the transaction, inside of it, or once it is durable.
+KIND is an event's, or `lease`. SIGKILL comes before the transaction, inside of it, or once it is durable.
 """
 
 from __future__ import annotations
@@ -34,10 +34,6 @@ class MortalJournal(Journal):
     def append(self, job_id: str, expected_seq: int, event: Event, *, lease_epoch: int | None = None) -> int:
         self._writes = event.kind
         return super().append(job_id, expected_seq, event, lease_epoch=lease_epoch)
-
-    def settle(self, job_id: str) -> None:
-        self._writes = "settled"
-        super().settle(job_id)
 
     def acquire(self, owner: str, *, now: datetime, expires: datetime) -> Tenure:
         self._writes = "lease"

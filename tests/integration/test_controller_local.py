@@ -284,7 +284,7 @@ def test_two_controllers_run_one_job_once(stage: Stage) -> None:
 # Of each kind of write one place in every test run; all of them in `make soak`.
 PLACES = [
     (kind, when)
-    for kind in ("lease", "placed", "launched", "progressed", "attempt_exited", "attempt_ended", "settled")
+    for kind in ("lease", "placed", "launched", "progressed", "attempt_exited", "attempt_ended")
     for when in ("before", "inside", "after")
 ]
 TRIED = PLACES if os.environ.get("SOAK_KILLS") else [("placed", "after"), ("launched", "inside")]
