@@ -90,18 +90,19 @@ def test_a_failure_names_its_seed_and_the_command() -> None:
 def test_a_killed_controller_is_replaced_wherever_it_dies() -> None:
     """Each call to the outside that a controller makes in a short job with an interruption is the last of one once, before
     its effect and after it; a fresh one goes on, and nothing is lost or doubled."""
-    faults = Faults(mean_up_s=900.0)
+    faults = Faults(mean_up_s=600.0)
     terms = replace(
-        World(2, faults=faults).terms,
+        World(6, faults=faults).terms,
         training=Training(steps=8, step_s=90.0, commit_every=3),
         max_run=timedelta(hours=2),
         max_wait=timedelta(hours=6),
         on_demand_allowed=False,
         budget_usd=None,
     )
-    whole = World(2, faults=faults, terms=terms).run()
+    whole = World(6, faults=faults, terms=terms).run()
     assert whole.phase == "Completed"
     assert whole.interruptions >= 1
     for place in range(1, whole.calls + 1):
-        result = World(2, faults=faults, terms=terms, dies_at=place).run()
-        assert (result.phase, result.crashes) == ("Completed", 1), place
+        result = World(6, faults=faults, terms=terms, dies_at=place).run()
+        assert result.phase in ("Completed", "Stopped"), place  # some worlds have a hasty user
+        assert result.crashes == 1, place
