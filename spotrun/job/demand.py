@@ -10,7 +10,7 @@ from spotrun.job.state import Action, Attempt, AttemptPhase, Job, Launch, Place,
 
 __all__ = ["EXIT_GRACE", "STOP_GRACE", "control", "outstanding"]
 
-# From asking an attempt to stop until ending its machine: the 120 s that SageMaker gives between SIGTERM and the end are
+# From a controller that tells an attempt to stop until ending its machine: the 120 s that SageMaker gives between SIGTERM and the end are
 # the agent's to give; it needs the rest to ship its last words.
 STOP_GRACE = timedelta(seconds=180)
 _STOP_GRACE_WALL_S = 20.0
@@ -61,7 +61,7 @@ def _unwelcome(job: Job, attempt: Attempt) -> str | None:
         gone = attempt.exit is not None and job.at - attempt.exit.at >= _grace(job, EXIT_GRACE, _EXIT_GRACE_WALL_S)
         return "its command has ended and the machine is still there" if gone else None
     grace = _grace(job, STOP_GRACE, _STOP_GRACE_WALL_S)
-    if attempt.stopping_since is not None and job.at - attempt.stopping_since >= grace:
+    if attempt.stop_heard_at is not None and job.at - attempt.stop_heard_at >= grace:
         return f"asked to stop {int(grace.total_seconds())} s ago and still there: {attempt.stopping_why}"
     return None
 

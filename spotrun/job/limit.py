@@ -31,6 +31,7 @@ def left_to_the_provider(job: Job, attempt: Attempt) -> bool:
 def judged(job: Job, *, blind: bool) -> Job:
     """The job after a look at its clock and its purse. While nothing of the attempt can be seen it does not count as stalled:
     credentials that ran out overnight must not end a training."""
+    job = _heard(job)
     attempt = job.attempt
     if job.ending is not None or (attempt is not None and attempt.phase is AttemptPhase.EXITED):
         return job  # its end, or its attempt's, is under way and says more than a limit would
@@ -42,6 +43,14 @@ def judged(job: Job, *, blind: bool) -> Job:
         attempt = replace(attempt, stalled=True, stopping_since=job.at, stopping_why=why)
         return replace(job, attempts=(*job.attempts[:-1], attempt))
     return job
+
+
+def _heard(job: Job) -> Job:
+    """A stop counts as heard from the first look behind it: whoever asked, there may have been no controller since."""
+    attempt = job.attempt
+    if attempt is None or attempt.stopping_since is None or attempt.stop_heard_at is not None:
+        return job
+    return replace(job, attempts=(*job.attempts[:-1], replace(attempt, stop_heard_at=job.at)))
 
 
 def _reached(job: Job, attempt: Attempt | None) -> tuple[Phase, str] | None:

@@ -98,6 +98,7 @@ class Attempt:
     end_detail: str = ""  # the provider's word on it
     taken: int | None = None  # of an interrupted gang, how many of its machines the provider took
     stopping_since: datetime | None = None  # we want it to save and end
+    stop_heard_at: datetime | None = None  # a controller was at work since then, which tells the attempt of it
     stopping_why: str = ""
     moving_to: str = ""  # the pool where its work is to go on, if that is why it is asked to end
     at_risk: bool = False  # and the provider recommended to leave its own

@@ -265,10 +265,7 @@ def calm_is_quiet(it: Evidence) -> Iterator[str]:
     if not it.calm or it.terms.on_demand_allowed:
         return
     moves = sum(isinstance(event, MoveDecided) for event in it.events)
-    allowed = {EndCause.EXITED}
-    if any(isinstance(event, StopRequested) for event in it.events):
-        allowed.add(EndCause.TERMINATED)  # by a controller that looks later than the grace of a stop
-    if len(it.lots) > 1 + moves or any(lot.cause not in allowed for lot in it.lots):
+    if len(it.lots) > 1 + moves or any(lot.cause is not EndCause.EXITED for lot in it.lots):
         yield f"nothing went wrong, and the machines ended as {[lot.cause and lot.cause.value for lot in it.lots]}"
 
 
