@@ -16,7 +16,8 @@ from spotrun.providers.ec2.list_price import parse_products
 from spotrun.providers.ec2.machine_type import machine_type
 from spotrun.providers.ec2.notice import parse_notice
 from spotrun.providers.ec2.quota import parse_quotas
-from spotrun.providers.ec2.response import deciding, fleet_answer, instances
+from spotrun.providers.ec2.refusal import deciding
+from spotrun.providers.ec2.response import fleet_answer, instances
 from spotrun.providers.ec2.spot_price import parse_rows
 
 NOTICE = {
@@ -87,7 +88,7 @@ def test_a_product_gives_a_price_or_none(product: Any) -> None:
 @given(fleet=thinned(FLEET), instance=thinned(INSTANCE), kind=thinned(TYPE), quota=thinned(QUOTA))
 def test_answers_without_their_optional_members_are_read(fleet: Any, instance: Any, kind: Any, quota: Any) -> None:
     """What AWS documents as always there is; all else may be missing."""
-    assert deciding(fleet_answer(fleet).refusals).code
+    assert deciding(refused.answer for refused in fleet_answer(fleet).refusals).code
     list(instances({"Reservations": [{"Instances": [instance]}, {}]}, region="us-east-1", zones=ZONES))
     assert machine_type(kind).name == "g5.xlarge"
     parse_quotas([quota])
