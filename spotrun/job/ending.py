@@ -69,7 +69,7 @@ def decided(job: Job, attempt: Attempt) -> Job:
 def _was_interrupted(attempt: Attempt) -> bool:
     if attempt.end_reason is not EndReason.INTERRUPTED:
         return False
-    if attempt.exit is None or attempt.exit.outcome is Outcome.STOPPED:
+    if attempt.exit is None or attempt.exit.outcome in (Outcome.STOPPED, Outcome.LEASE_EXPIRED):
         return True
     # A machine that shuts down signals its processes, and what they make of it is no failure of theirs.
     by_signal = _signal(attempt.exit) is not None

@@ -353,6 +353,11 @@ def test_what_is_nobodys_fault_is_tried_again(events: list[Event]) -> None:
 
 
 INTERRUPTED: dict[str, list[Event]] = {
+    "while it stood still and was asked to stop, and its lease ran out": [
+        tick(40),
+        exited(1, 41, Outcome.LEASE_EXPIRED),
+        gone(1, 41, EndReason.INTERRUPTED),
+    ],
     "without a word": [gone(1, 7, EndReason.INTERRUPTED)],
     "the shutdown's SIGTERM was the training's end": [
         noticed(1, 5, 7),
